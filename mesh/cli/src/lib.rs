@@ -1,0 +1,1 @@
+//! The launcher and the operator's tool of sagamesh.

@@ -1,0 +1,1 @@
+//! The saga coordinator: definitions as data, durable execution, compensation in reverse order.

@@ -1,0 +1,1 @@
+//! A saga participant on plain sqlx, without the ledger: a loyalty-points service.
