@@ -1,1 +1,3 @@
 //! The orders service of the shop.
+
+pub mod domain;
