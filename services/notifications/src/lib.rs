@@ -1,1 +1,3 @@
 //! The notifications service of the shop.
+
+pub mod domain;
