@@ -1,1 +1,3 @@
 //! The inventory service of the shop.
+
+pub mod domain;

@@ -1,1 +1,3 @@
 //! The payments service of the shop.
+pub mod domain;
+pub mod processor;

@@ -1,0 +1,2 @@
+//! The payment processor: the world outside, behind a trait.
+pub mod rules;
