@@ -1,0 +1,172 @@
+//! Accepting and serving connections, and draining them with a hard deadline.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::{Builder, Connection};
+use hyper_util::service::TowerToHyperService;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{BoxError, Service};
+
+use crate::env::BoxIo;
+use crate::listener::Listener;
+
+/// Which HTTP versions are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 with prior knowledge: gRPC.
+    Http2,
+    /// HTTP/1.1 and HTTP/2, told apart by the preface.
+    Any,
+}
+
+/// A listener and how its connections are served.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Where connections come from.
+    pub listener: Listener,
+    /// Which HTTP versions are spoken.
+    pub protocol: Protocol,
+    /// HTTP/2 streams that one connection may open at a time.
+    pub max_streams: usize,
+}
+
+impl Connections {
+    /// Serves until `drain` is done, then stops accepting, tells every connection to finish and waits for them for at
+    /// most `deadline`; what is left is cut off. `draining` runs beside that wait.
+    pub async fn serve<M, S, B>(
+        self,
+        make: M,
+        drain: impl Future<Output = ()>,
+        draining: impl Future<Output = ()>,
+        deadline: Duration,
+    ) where
+        M: Fn(SocketAddr) -> S,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (finish, cut, tracker) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            TaskTracker::new(),
+        );
+        let builder = self.builder();
+        let mut drain = std::pin::pin!(drain);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut drain => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((io, peer)) => {
+                    let service = TowerToHyperService::new(make(peer));
+                    let serving = Box::pin(
+                        builder
+                            .serve_connection(TokioIo::new(io), service)
+                            .into_owned(),
+                    );
+                    tracker.spawn(connection(serving, finish.clone(), cut.clone()));
+                }
+                // Out of file descriptors, or a connection that was gone before it was taken: the listener lives on.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        finish.cancel();
+        tracker.close();
+        let mut draining = std::pin::pin!(draining);
+        let mut draining_done = false;
+        let waiting = tokio::time::sleep(deadline);
+        let mut waiting = std::pin::pin!(waiting);
+        loop {
+            tokio::select! {
+                () = tracker.wait() => return,
+                () = &mut draining, if !draining_done => draining_done = true,
+                () = &mut waiting => break,
+            }
+        }
+        tracing::warn!(
+            connections = tracker.len(),
+            "cutting off connections that did not finish in time"
+        );
+        cut.cancel();
+        tracker.wait().await;
+    }
+
+    fn builder(&self) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            // Twice the limit: above the limit a caller is told so, it does not wait for a stream.
+            .max_concurrent_streams(
+                u32::try_from(self.max_streams.saturating_mul(2)).unwrap_or(u32::MAX),
+            );
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(10));
+        match self.protocol {
+            Protocol::Http2 => builder.http2_only(),
+            Protocol::Any => builder,
+        }
+    }
+}
+
+/// A connection being served; as an object it keeps hyper's lifetimes out of the async code.
+trait Serving: Future<Output = Result<(), BoxError>> + Send {
+    /// Ends it when the requests under way are answered.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<S, B> Serving for Connection<'static, TokioIo<BoxIo>, TowerToHyperService<S>, TokioExecutor>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+async fn connection(
+    mut serving: Pin<Box<dyn Serving>>,
+    finish: CancellationToken,
+    cut: CancellationToken,
+) {
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        () = finish.cancelled() => {
+            serving.as_mut().finish();
+            cut.run_until_cancelled(serving).await
+        }
+    };
+    if let Some(Err(error)) = ended {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
+}

@@ -1,0 +1,156 @@
+//! The gRPC server: one ordered list of layers, connections that drain with a hard deadline.
+
+mod connections;
+mod deadline;
+mod message_limit;
+mod observe;
+mod panics;
+mod shed;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
+
+pub use connections::{Connections, Protocol};
+
+use crate::admin::Admin;
+use crate::methods::Methods;
+use crate::process::Process;
+use crate::tasks::Tasks;
+
+/// Serves `routes` with everything around it, until the drain is over.
+pub(crate) async fn serve(
+    process: Process,
+    mut routes: Routes,
+    services: &[&'static str],
+) -> anyhow::Result<()> {
+    let config = &process.config.server;
+    routes = routes.add_service(process.readiness.service());
+    if config.reflection {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(sagamesh_api::FILE_DESCRIPTOR_SET)
+        };
+        let listed = |mut builder: tonic_reflection::server::Builder<'static>| {
+            for service in services {
+                builder = builder.with_service_name(*service);
+            }
+            builder
+        };
+        routes = routes
+            .add_service(
+                listed(reflection())
+                    .build_v1()
+                    .context("cannot build reflection")?,
+            )
+            .add_service(
+                listed(reflection())
+                    .build_v1alpha()
+                    .context("cannot build reflection")?,
+            );
+    }
+
+    let streams_end = tokio_util::sync::CancellationToken::new();
+    let methods = Arc::new(Methods::new(services));
+    // From the outside in; a request passes them from the top to the bottom.
+    let stack = ServiceBuilder::new()
+        // First, so that it sees every answer, refusals and panics included: span, trace context, metrics.
+        .layer(observe::ObserveLayer::new(methods))
+        // Inside the metrics, around everything that runs foreign code: a panic becomes INTERNAL.
+        .layer(panics::PanicLayer)
+        // Before any work is done: above the limit RESOURCE_EXHAUSTED + RetryInfo; a permit is held until the body ends.
+        .layer(shed::ShedLayer::new(config.max_concurrent_requests))
+        // Around the handler alone, so that the time is the handler's: the deadline, and the task-local that hands it on.
+        .layer(deadline::DeadlineLayer::new(
+            config.default_deadline,
+            streams_end.clone(),
+        ))
+        // Next to the decoder: a message that is too large is refused when its length is known, not when it is here.
+        .layer(message_limit::MessageLimitLayer::new(
+            config.max_request_bytes,
+        ))
+        .service(routes.prepare());
+
+    process.readiness.set(services, true).await;
+    tracing::info!(service = process.service, address = %process.grpc_addr(), "ready");
+    let connections = Connections {
+        listener: process.grpc.clone(),
+        protocol: Protocol::Http2,
+        max_streams: config.max_concurrent_requests,
+    };
+    let Process {
+        tasks,
+        config,
+        readiness,
+        ..
+    } = &process;
+    let drain = async {
+        tasks.draining().cancelled().await;
+        // First of all: whoever watches health sends new work elsewhere.
+        readiness.set(services, false).await;
+        tokio::time::sleep(config.server.drain_delay).await;
+    };
+    // Streams that did not end by themselves get half of the drain's time.
+    let end_streams = async {
+        tokio::time::sleep(config.server.drain_timeout / 2).await;
+        streams_end.cancel();
+    };
+    connections
+        .serve(
+            move |_peer| stack.clone(),
+            drain,
+            end_streams,
+            config.server.drain_timeout,
+        )
+        .await;
+    tasks.token().cancel();
+    Ok(())
+}
+
+/// Serves the admin port as an owned task, until the tasks end.
+pub(crate) fn serve_admin(process: &Process, metrics: PrometheusHandle) {
+    let tasks: Tasks = process.tasks.clone();
+    let connections = Connections {
+        listener: process.admin.clone(),
+        protocol: Protocol::Any,
+        max_streams: 64,
+    };
+    let admin = Admin {
+        readiness: process.readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    let service = tower::service_fn(move |request| std::future::ready(admin.answer(&request)));
+    let token = tasks.token();
+    process.tasks.spawn("admin", async move {
+        connections
+            .serve(
+                move |_peer| service.clone(),
+                token.cancelled_owned(),
+                std::future::pending(),
+                std::time::Duration::from_millis(200),
+            )
+            .await;
+    });
+    let token = tasks.token();
+    process.tasks.spawn("metrics upkeep", async move {
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(5));
+        while token.run_until_cancelled(tick.tick()).await.is_some() {
+            metrics.run_upkeep();
+        }
+    });
+}
+
+/// The frame that ends a gRPC answer with this status.
+fn trailers(status: &tonic::Status) -> http_body::Frame<bytes::Bytes> {
+    let mut trailers = http::HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert(
+            "grpc-status",
+            http::HeaderValue::from(i32::from(status.code())),
+        );
+    }
+    http_body::Frame::trailers(trailers)
+}

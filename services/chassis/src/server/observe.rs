@@ -1,0 +1,195 @@
+//! Span, trace context and metrics of every call, from its first byte to the end of its answer's body.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tonic::Code;
+use tower::{Layer, Service};
+use tracing::Span;
+
+use crate::methods::{Method, Methods};
+use crate::trace;
+
+#[derive(Clone, Debug)]
+pub(crate) struct ObserveLayer {
+    methods: Arc<Methods>,
+}
+
+impl ObserveLayer {
+    pub(crate) fn new(methods: Arc<Methods>) -> Self {
+        Self { methods }
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
+            inner,
+            methods: Arc::clone(&self.methods),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Observe<S> {
+    inner: S,
+    methods: Arc<Methods>,
+}
+
+impl<S, B, R> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<ObservedBody<R>>;
+    type Error = S::Error;
+    type Future = ObserveFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let method = Arc::clone(self.methods.get(request.uri().path()));
+        let span = tracing::info_span!(
+            "rpc",
+            service = method.service,
+            method = method.name,
+            "otel.kind" = "server"
+        );
+        if let Some(parent) = trace::of_request(request.headers())
+            && let Ok(parent) = parent.to_str()
+        {
+            trace::set_parent(&span, parent);
+        }
+        // Found once here, so that the layers below need no table.
+        request.extensions_mut().insert(Arc::clone(&method));
+        let record = Record::start(method);
+        let inner = span.in_scope(|| self.inner.call(request));
+        ObserveFuture {
+            inner,
+            span,
+            record: Some(record),
+        }
+    }
+}
+
+/// Counts the call when it is dropped: answered, failed, or abandoned by its caller.
+#[derive(Debug)]
+struct Record {
+    method: Arc<Method>,
+    start: Instant,
+    code: Option<Code>,
+}
+
+impl Record {
+    fn start(method: Arc<Method>) -> Self {
+        method.in_flight.increment(1.0);
+        Self {
+            method,
+            start: Instant::now(),
+            code: None,
+        }
+    }
+
+    fn see(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(status.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.method.in_flight.decrement(1.0);
+        self.method.count(self.code.unwrap_or(Code::Cancelled));
+        self.method
+            .seconds
+            .record(self.start.elapsed().as_secs_f64());
+    }
+}
+
+pin_project! {
+    pub(crate) struct ObserveFuture<F> {
+        #[pin]
+        inner: F,
+        span: Span,
+        record: Option<Record>,
+    }
+}
+
+impl<F, R, E> Future for ObserveFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<ObservedBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answered = {
+            let _entered = this.span.enter();
+            ready!(this.inner.poll(cx))
+        };
+        let (span, mut record) = (
+            std::mem::replace(this.span, Span::none()),
+            this.record.take(),
+        );
+        Poll::Ready(answered.map(|response| {
+            if let Some(record) = &mut record {
+                record.see(response.headers());
+            }
+            response.map(|inner| ObservedBody {
+                inner,
+                span,
+                record,
+            })
+        }))
+    }
+}
+
+pin_project! {
+    /// A body that records its call's status when it ends.
+    pub(crate) struct ObservedBody<B> {
+        #[pin]
+        inner: B,
+        span: Span,
+        record: Option<Record>,
+    }
+}
+
+impl<B: Body> Body for ObservedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = {
+            let _entered = this.span.enter();
+            ready!(this.inner.poll_frame(cx))
+        };
+        if let (Some(record), Some(Ok(frame))) = (this.record.as_mut(), &frame)
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            record.see(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
