@@ -1,5 +1,6 @@
 //! A process from start to end: telemetry, signals, listeners, then the service's own body, then the way down.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -151,6 +152,27 @@ impl Process {
     /// If reflection cannot be built.
     pub async fn serve(self, routes: Routes, services: &[&'static str]) -> anyhow::Result<()> {
         server::serve(self, routes, services).await
+    }
+
+    /// Serves HTTP/1.1 and HTTP/2 with what `make` gives for each connection, until shutdown begins, then drains. For
+    /// an edge with layers of its own; everything else takes [`Process::serve`].
+    pub async fn serve_http<M, S, B>(self, make: M)
+    where
+        M: Fn(SocketAddr) -> S,
+        S: tower::Service<
+                http::Request<hyper::body::Incoming>,
+                Response = http::Response<B>,
+                Error = Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let streams_end = tokio_util::sync::CancellationToken::new();
+        server::serve_connections(self, server::Protocol::Any, make, &[], streams_end).await;
     }
 }
 

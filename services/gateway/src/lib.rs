@@ -1,1 +1,67 @@
-//! The one door to the system: REST, gRPC and gRPC-Web with JWT, rate limits, composition and a BFF.
+//! The one door to the system: REST + JSON, gRPC and gRPC-Web on one port, behind JSON Web Tokens and rate limits.
+//!
+//! The gateway keeps no state of its own. It knows who calls (`auth`), how often (`limits`), calls the services for them (`grpc`, `rest`), joins their
+//! answers (`compose`), and says what went wrong in the caller's language (`problem`).
+
+pub mod auth;
+mod backends;
+mod compose;
+pub mod config;
+pub mod dev_key;
+mod door;
+pub mod gateway;
+pub mod grpc;
+pub mod limits;
+pub mod problem;
+pub mod rest;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::extract::ConnectInfo;
+use jsonwebtoken::jwk::JwkSet;
+use tower::ServiceExt as _;
+
+pub use config::Config;
+pub use gateway::Gateway;
+
+pub(crate) const ERRORS: chassis::Domain = chassis::Domain("gateway.sagamesh");
+
+/// Serves until shutdown begins, then drains.
+///
+/// # Errors
+/// The key set cannot be had, or the configuration is wrong.
+pub async fn run(config: Config, process: chassis::Process) -> anyhow::Result<()> {
+    let keys = match &config.auth.jwks {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("read the key set {}", path.display()))?;
+            serde_json::from_str::<JwkSet>(&text)
+                .with_context(|| format!("{} is not a JSON Web Key Set", path.display()))?
+        }
+        None => dev_key::load_or_create(&config.auth.data_dir)?,
+    };
+    let verifier = auth::Verifier::new(&keys, &config.auth.issuer, &config.auth.audience)?;
+    let gateway = Gateway::new(&config, verifier, &process.env);
+    let app = gateway.app(&config)?;
+
+    let limits = std::sync::Arc::clone(&gateway.limits);
+    let token = process.tasks.token();
+    process.tasks.spawn("rate limit sweep", async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(10));
+        while token.run_until_cancelled(tick.tick()).await.is_some() {
+            limits.sweep();
+        }
+    });
+
+    let make = move |peer: SocketAddr| {
+        app.clone()
+            .map_request(move |mut request: http::Request<_>| {
+                request.extensions_mut().insert(ConnectInfo(peer));
+                request
+            })
+    };
+    process.serve_http(make).await;
+    Ok(())
+}

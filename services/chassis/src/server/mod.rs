@@ -7,10 +7,15 @@ mod observe;
 mod panics;
 mod shed;
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 
@@ -53,7 +58,7 @@ pub(crate) async fn serve(
             );
     }
 
-    let streams_end = tokio_util::sync::CancellationToken::new();
+    let streams_end = CancellationToken::new();
     let methods = Arc::new(Methods::new(services));
     // From the outside in; a request passes them from the top to the bottom.
     let stack = ServiceBuilder::new()
@@ -74,40 +79,64 @@ pub(crate) async fn serve(
         ))
         .service(routes.prepare());
 
+    serve_connections(
+        process,
+        Protocol::Http2,
+        move |_peer| stack.clone(),
+        services,
+        streams_end,
+    )
+    .await;
+    Ok(())
+}
+
+/// Serves what `make` gives for each connection, until the drain is over. Cancels `streams_end` when half of the
+/// drain's time is over: streams that did not end by themselves.
+pub(crate) async fn serve_connections<M, S, B>(
+    process: Process,
+    protocol: Protocol,
+    make: M,
+    services: &[&str],
+    streams_end: CancellationToken,
+) where
+    M: Fn(SocketAddr) -> S,
+    S: tower::Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<tonic::codegen::StdError>,
+{
     process.readiness.set(services, true).await;
     tracing::info!(service = process.service, address = %process.grpc_addr(), "ready");
-    let connections = Connections {
-        listener: process.grpc.clone(),
-        protocol: Protocol::Http2,
-        max_streams: config.max_concurrent_requests,
-    };
     let Process {
         tasks,
         config,
         readiness,
         ..
     } = &process;
+    let config = &config.server;
+    let connections = Connections {
+        listener: process.grpc.clone(),
+        protocol,
+        max_streams: config.max_concurrent_requests,
+    };
     let drain = async {
         tasks.draining().cancelled().await;
         // First of all: whoever watches health sends new work elsewhere.
         readiness.set(services, false).await;
-        tokio::time::sleep(config.server.drain_delay).await;
+        tokio::time::sleep(config.drain_delay).await;
     };
-    // Streams that did not end by themselves get half of the drain's time.
     let end_streams = async {
-        tokio::time::sleep(config.server.drain_timeout / 2).await;
+        tokio::time::sleep(config.drain_timeout / 2).await;
         streams_end.cancel();
     };
     connections
-        .serve(
-            move |_peer| stack.clone(),
-            drain,
-            end_streams,
-            config.server.drain_timeout,
-        )
+        .serve(make, drain, end_streams, config.drain_timeout)
         .await;
     tasks.token().cancel();
-    Ok(())
 }
 
 /// Serves the admin port as an owned task, until the tasks end.

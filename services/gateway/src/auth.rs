@@ -1,0 +1,205 @@
+//! Who is calling: JSON Web Tokens, checked against a key set.
+//!
+//! The key decides the algorithm, never the token: a P-256 key verifies ES256 and nothing else, so that neither `alg: none` nor a public key used as an
+//! HMAC secret gets through. Symmetric keys in the key set are refused when it is loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use serde::Deserialize;
+use tonic::Code;
+
+use crate::ERRORS;
+
+/// Seconds by which the signer's clock may differ.
+const LEEWAY_SECONDS: u64 = 5;
+/// Longest token that is looked at.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Someone with a valid token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// `sub` of the token: the customer.
+    pub subject: String,
+    scopes: BTreeSet<String>,
+}
+
+impl Caller {
+    /// A caller for tests and tools.
+    pub fn new<'a>(subject: &str, scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            subject: subject.to_owned(),
+            scopes: scopes.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// # Errors
+    /// PERMISSION_DENIED (SCOPE_MISSING) that names the scope.
+    pub fn require(&self, scope: &'static str) -> Result<(), chassis::Problem> {
+        if self.scopes.contains(scope) {
+            return Ok(());
+        }
+        let message = format!("the token lacks the scope `{scope}`: ask for a token with it");
+        Err(ERRORS
+            .problem(Code::PermissionDenied, "SCOPE_MISSING", message)
+            .metadata("scope", scope))
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    /// RFC 9068: one string, scopes separated by spaces.
+    #[serde(default)]
+    scope: String,
+}
+
+/// Verifies tokens.
+pub struct Verifier {
+    keys: BTreeMap<String, (DecodingKey, Validation)>,
+    jwks: String,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier")
+            .field("keys", &self.keys.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// A verifier for the keys of a key set.
+    ///
+    /// # Errors
+    /// The set is empty, or one of its keys has no `kid`, is symmetric, or of a kind that is not supported.
+    pub fn new(set: &JwkSet, issuer: &str, audience: &str) -> anyhow::Result<Self> {
+        let mut keys = BTreeMap::new();
+        for (index, jwk) in set.keys.iter().enumerate() {
+            let Some(kid) = &jwk.common.key_id else {
+                anyhow::bail!("keys[{index}] of the key set has no `kid`: give every key one");
+            };
+            let algorithm = algorithm(jwk)
+                .ok_or_else(|| anyhow::anyhow!("keys[{index}] ({kid}) of the key set is of a kind that is not supported: use EC P-256/P-384, RSA or Ed25519 public keys"))?;
+            let mut validation = Validation::new(algorithm);
+            validation.leeway = LEEWAY_SECONDS;
+            validation.validate_nbf = true;
+            validation.set_issuer(&[issuer]);
+            validation.set_audience(&[audience]);
+            validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+            keys.insert(kid.clone(), (DecodingKey::from_jwk(jwk)?, validation));
+        }
+        anyhow::ensure!(
+            !keys.is_empty(),
+            "the key set holds no key: nobody could ever come in"
+        );
+        Ok(Self {
+            keys,
+            jwks: serde_json::to_string(set)?,
+        })
+    }
+
+    /// The key set as JSON.
+    pub fn jwks(&self) -> &str {
+        &self.jwks
+    }
+
+    /// The caller behind an `Authorization` header.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED with the reason; never the token itself.
+    pub fn verify(&self, header: Option<&str>) -> Result<Caller, chassis::Problem> {
+        let header = header.ok_or_else(|| {
+            refused(
+                "TOKEN_MISSING",
+                "send `Authorization: Bearer TOKEN`; `sagamesh token` prints one for development",
+            )
+        })?;
+        let token = header
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| {
+                refused(
+                    "TOKEN_MALFORMED",
+                    "the Authorization header must read `Bearer TOKEN`",
+                )
+            })?;
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(refused("TOKEN_MALFORMED", "the token is longer than 8 KiB"));
+        }
+        let head = jsonwebtoken::decode_header(token).map_err(|error| explain(&error))?;
+        let kid = head.kid.ok_or_else(|| {
+            refused(
+                "TOKEN_KEY_UNKNOWN",
+                "the token's header names no key (`kid`)",
+            )
+        })?;
+        let (key, validation) = self.keys.get(&kid).ok_or_else(|| {
+            refused(
+                "TOKEN_KEY_UNKNOWN",
+                "the token was signed with a key that is not in the key set (`kid`)",
+            )
+        })?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, validation)
+            .map_err(|error| explain(&error))?
+            .claims;
+        if claims.sub.is_empty() || claims.sub.len() > 128 {
+            return Err(refused(
+                "TOKEN_MALFORMED",
+                "the token's `sub` must have 1 to 128 characters",
+            ));
+        }
+        Ok(Caller {
+            subject: claims.sub,
+            scopes: claims.scope.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// The one algorithm that a key is for.
+fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
+    match &jwk.algorithm {
+        AlgorithmParameters::EllipticCurve(key) => match key.curve {
+            EllipticCurve::P256 => Some(Algorithm::ES256),
+            EllipticCurve::P384 => Some(Algorithm::ES384),
+            _ => None,
+        },
+        AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
+        AlgorithmParameters::OctetKeyPair(_) => Some(Algorithm::EdDSA),
+        _ => None,
+    }
+}
+
+fn refused(reason: &'static str, message: &str) -> chassis::Problem {
+    ERRORS.problem(Code::Unauthenticated, reason, message)
+}
+
+fn explain(error: &jsonwebtoken::errors::Error) -> chassis::Problem {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => {
+            refused("TOKEN_EXPIRED", "the token has expired: get a new one")
+        }
+        ErrorKind::ImmatureSignature => {
+            refused("TOKEN_NOT_YET_VALID", "the token is not valid yet (`nbf`)")
+        }
+        ErrorKind::InvalidIssuer => refused(
+            "TOKEN_ISSUER",
+            "the token's `iss` is not the one accepted here",
+        ),
+        ErrorKind::InvalidAudience => {
+            refused("TOKEN_AUDIENCE", "the token's `aud` is not this gateway")
+        }
+        ErrorKind::InvalidAlgorithm => refused(
+            "TOKEN_ALGORITHM",
+            "the token's `alg` is not the one of its key",
+        ),
+        ErrorKind::InvalidSignature => refused("TOKEN_SIGNATURE", "the token's signature is wrong"),
+        ErrorKind::MissingRequiredClaim(claim) => refused(
+            "TOKEN_MALFORMED",
+            &format!("the token lacks the claim `{claim}`"),
+        ),
+        _ => refused("TOKEN_MALFORMED", "the token is not a valid JSON Web Token"),
+    }
+}

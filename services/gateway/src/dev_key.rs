@@ -1,0 +1,82 @@
+//! The development key pair: made on the first start, so that one command gives a system with real tokens.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use jsonwebtoken::jwk::{Jwk, JwkSet, ThumbprintHash};
+use jsonwebtoken::{Algorithm, EncodingKey};
+
+/// File of the private key: PKCS #8, PEM, mode 0600.
+pub const KEY_FILE: &str = "dev-signing-key.pem";
+/// File of the public key set.
+pub const JWKS_FILE: &str = "jwks.json";
+
+/// Reads the key set of the data folder, after making a key pair there if it has none.
+///
+/// # Errors
+/// The folder cannot be written, or its files are not what they should be.
+pub fn load_or_create(folder: &Path) -> anyhow::Result<JwkSet> {
+    let (key_path, jwks_path) = (folder.join(KEY_FILE), folder.join(JWKS_FILE));
+    if !key_path.exists() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("make the data folder {}", folder.display()))?;
+        write_new(&key_path, &generate()?, 0o600)?;
+        tracing::info!(path = %key_path.display(), "made a development key pair: for production give a key set with --jwks");
+    }
+    let pem = std::fs::read(&key_path).with_context(|| format!("read {}", key_path.display()))?;
+    let key = EncodingKey::from_ec_pem(&pem).with_context(|| {
+        format!(
+            "{} is not an EC private key: delete it to have a new one made",
+            key_path.display()
+        )
+    })?;
+    let mut jwk =
+        Jwk::from_encoding_key(&key, Algorithm::ES256).context("derive the public key")?;
+    jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256)?);
+    jwk.common.public_key_use = Some(jsonwebtoken::jwk::PublicKeyUse::Signature);
+    let set = JwkSet { keys: vec![jwk] };
+    let text = serde_json::to_string_pretty(&set)?;
+    if std::fs::read_to_string(&jwks_path).ok().as_deref() != Some(text.as_str()) {
+        let temporary = jwks_path.with_extension("json.new");
+        std::fs::write(&temporary, &text)
+            .and_then(|()| std::fs::rename(&temporary, &jwks_path))
+            .with_context(|| format!("write {}", jwks_path.display()))?;
+    }
+    Ok(set)
+}
+
+/// A fresh P-256 private key as PKCS #8 PEM.
+fn generate() -> anyhow::Result<String> {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
+        .map_err(|_| anyhow::anyhow!("generate a P-256 key"))?;
+    let der = pair
+        .to_pkcs8v1()
+        .map_err(|_| anyhow::anyhow!("encode the P-256 key"))?;
+    let body = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    let lines: Vec<&str> = body
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).unwrap_or_default())
+        .collect();
+    Ok(format!(
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        lines.join("\n")
+    ))
+}
+
+/// Writes a file that must not exist yet, readable by its owner alone from its first byte on.
+fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    let mut file = options
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("write {}", path.display()))
+}

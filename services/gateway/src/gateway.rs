@@ -1,0 +1,126 @@
+//! The gateway put together: what every handler shares, and the one ordered list of what a request passes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use http::{HeaderName, HeaderValue, Method, header};
+use tower::ServiceBuilder;
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+
+use crate::auth::Verifier;
+use crate::backends::Backends;
+use crate::config::Config;
+use crate::limits::Limits;
+use crate::{door, grpc, rest};
+
+/// What every handler shares. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    pub(crate) backends: Backends,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) entropy: Arc<dyn chassis::Entropy>,
+    pub(crate) timeout: Duration,
+    pub(crate) trust_forwarded_for: bool,
+}
+
+impl Gateway {
+    /// A gateway to the services named by `config`.
+    pub fn new(config: &Config, verifier: Verifier, env: &chassis::Env) -> Self {
+        Self {
+            backends: Backends::new(config, env),
+            verifier: Arc::new(verifier),
+            limits: Arc::new(Limits::new(&config.limits)),
+            entropy: Arc::clone(&env.entropy),
+            timeout: config.limits.request_timeout,
+            trust_forwarded_for: config.limits.trust_forwarded_for,
+        }
+    }
+
+    /// REST, gRPC and gRPC-Web as one service.
+    ///
+    /// # Errors
+    /// Reflection cannot be built.
+    pub fn app(&self, config: &Config) -> anyhow::Result<Router> {
+        let grpc =
+            grpc::routes(self, &config.chassis.server)?.layer(tonic_web::GrpcWebLayer::new());
+        // Inside the door: who calls, and how often.
+        let protected = rest::protected()
+            .method_not_allowed_fallback(rest::method_not_allowed)
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                door::subject,
+            ))
+            .layer(DefaultBodyLimit::max(config.limits.max_body_bytes));
+        let rest = rest::open()
+            .merge(protected)
+            .fallback(rest::not_found)
+            .with_state(self.clone());
+
+        // From the outside in; every request passes them from the top to the bottom.
+        let stack = ServiceBuilder::new()
+            // First, so that every answer has one, refusals included: request id, trace, metrics, log line, and a panic is a problem.
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                door::observe,
+            ))
+            // Browsers ask without a token: before anything that wants one.
+            .layer(cors(&config.limits.cors_origins)?)
+            // Before tokens are checked, which costs: a flood from one address ends here.
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                door::address,
+            ));
+        Ok(rest.merge(grpc).layer(stack))
+    }
+}
+
+fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
+    let origin = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::from(Any)
+    } else {
+        let parse = |origin: &String| {
+            HeaderValue::from_str(origin).map_err(|_| anyhow::anyhow!("--cors-origins: `{origin}` is not an origin: write for example https://shop.example"))
+        };
+        AllowOrigin::list(origins.iter().map(parse).collect::<Result<Vec<_>, _>>()?)
+    };
+    let names = |names: &[&'static str]| {
+        names
+            .iter()
+            .map(|name| HeaderName::from_static(name))
+            .collect::<Vec<_>>()
+    };
+    Ok(CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(
+            [
+                vec![header::AUTHORIZATION, header::CONTENT_TYPE],
+                names(&[
+                    "idempotency-key",
+                    "prefer",
+                    "x-request-id",
+                    "x-grpc-web",
+                    "x-user-agent",
+                    "grpc-timeout",
+                    "traceparent",
+                ]),
+            ]
+            .concat(),
+        )
+        .expose_headers(names(&[
+            "location",
+            "retry-after",
+            "x-request-id",
+            rest::POSITION,
+            "ratelimit-limit",
+            "ratelimit-remaining",
+            "ratelimit-reset",
+            "grpc-status",
+            "grpc-message",
+            "grpc-status-details-bin",
+        ]))
+        .max_age(Duration::from_secs(3600)))
+}
