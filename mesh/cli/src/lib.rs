@@ -1,1 +1,38 @@
-//! The launcher and the operator's tool of sagamesh.
+//! The launcher and the operator's tool of sagamesh: the command `sagamesh`.
+//!
+//! It starts the services as processes and talks to them over gRPC; it links none of them.
+
+mod args;
+mod backup;
+mod commands;
+mod connect;
+mod demo;
+mod failure;
+mod launcher;
+mod output;
+mod system;
+mod timeline;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Runs the command line and returns its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&anyhow::Error::from(error)),
+    };
+    let outcome = runtime.block_on(commands::run(arguments));
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}

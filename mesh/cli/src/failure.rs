@@ -1,0 +1,175 @@
+//! Errors as users see them: what happened, where, and what to do next; and the exit codes.
+
+use std::process::ExitCode;
+
+use tonic_types::StatusExt as _;
+
+/// Exit codes of `sagamesh`; documented in `sagamesh --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It did not work.
+    Failed = 1,
+    /// The command line makes no sense. (clap uses the same number.)
+    Usage = 2,
+    /// The system, or the service in question, does not answer.
+    NotRunning = 3,
+    /// The system refused: bad input, not found, or not possible now.
+    Refused = 4,
+    /// It ended, but otherwise than hoped for: an order rejected, a saga undone, a scenario of the demo failed.
+    EndedOtherwise = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// An error with its exit code and a hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    /// What happened, in a sentence.
+    pub(crate) message: String,
+    /// What to do next.
+    pub(crate) hint: Option<String>,
+    /// The exit code.
+    pub(crate) exit: Exit,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure {
+            message: message.into(),
+            hint: None,
+            exit,
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Turns the answer of a service into a failure: `what` says what was asked of which service.
+pub(crate) fn from_status(what: &str, status: &tonic::Status) -> Failure {
+    let code = status.code();
+    if unreachable(status) {
+        return Failure::new(
+            Exit::NotRunning,
+            format!(
+                "{what}: no answer from the service ({})",
+                plain(status.message())
+            ),
+        )
+        .hint("Is the system running? `sagamesh status` shows it, `sagamesh up` starts it.");
+    }
+    let details = status.get_error_details();
+    let mut message = format!("{what}: {}", plain(status.message()));
+    if let Some(info) = details.error_info() {
+        message.push_str(&format!(" ({})", info.reason));
+    }
+    if let Some(bad) = details.bad_request() {
+        for violation in &bad.field_violations {
+            message.push_str(&format!(
+                "\n  {}: {}",
+                violation.field, violation.description
+            ));
+        }
+    }
+    let mut failure = Failure::new(exit_of(code), message);
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        failure = failure.hint(format!("Try again in {:.1} s.", delay.as_secs_f64()));
+    } else if code == tonic::Code::Unauthenticated {
+        failure = failure
+            .hint("Make a token with `sagamesh token` and pass it with --token or SAGAMESH_TOKEN.");
+    } else if code == tonic::Code::PermissionDenied {
+        failure = failure.hint("The token lacks a scope: see `sagamesh token --help`.");
+    }
+    failure
+}
+
+fn exit_of(code: tonic::Code) -> Exit {
+    use tonic::Code;
+    match code {
+        Code::Unavailable | Code::DeadlineExceeded => Exit::NotRunning,
+        Code::Unknown | Code::Internal | Code::DataLoss | Code::Unimplemented => Exit::Failed,
+        _ => Exit::Refused,
+    }
+}
+
+/// Whether nobody answered at all, as opposed to a service that says UNAVAILABLE itself.
+fn unreachable(status: &tonic::Status) -> bool {
+    let details = status.get_error_details();
+    status.code() == tonic::Code::Unavailable && details.error_info().is_none()
+}
+
+fn plain(message: &str) -> &str {
+    if message.is_empty() {
+        "no further explanation"
+    } else {
+        message.trim_end_matches('.')
+    }
+}
+
+/// Prints an error and its hint to stderr and returns its exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let failure = error.downcast_ref::<Failure>();
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+    let exit = match failure {
+        Some(failure) => {
+            if let Some(hint) = &failure.hint {
+                eprintln!("{hint}");
+            }
+            failure.exit
+        }
+        None => Exit::Failed,
+    };
+    exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    #[test]
+    fn a_refusal_names_reason_and_fields() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(
+            "BAD_INPUT",
+            "orders.sagamesh",
+            std::collections::HashMap::new(),
+        );
+        details.add_bad_request_violation("lines[0].quantity", "must be 1 to 10000");
+        let status = tonic::Status::with_error_details(
+            tonic::Code::InvalidArgument,
+            "the order is not valid",
+            details,
+        );
+        let failure = from_status("placing the order", &status);
+        assert_eq!(failure.exit, Exit::Refused);
+        assert_eq!(
+            failure.message,
+            "placing the order: the order is not valid (BAD_INPUT)\n  lines[0].quantity: must be 1 to 10000"
+        );
+    }
+
+    #[test]
+    fn nobody_there_says_how_to_start_the_system() {
+        let failure = from_status(
+            "listing sagas",
+            &tonic::Status::unavailable("connection refused"),
+        );
+        assert_eq!(failure.exit, Exit::NotRunning);
+        assert!(
+            failure
+                .hint
+                .is_some_and(|hint| hint.contains("sagamesh up"))
+        );
+    }
+}

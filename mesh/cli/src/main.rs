@@ -1,0 +1,5 @@
+//! The `sagamesh` command.
+
+fn main() -> std::process::ExitCode {
+    sagamesh_cli::main()
+}

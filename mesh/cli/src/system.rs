@@ -1,0 +1,237 @@
+//! The running system as its data folder describes it: `system.json`, written by `sagamesh up` and read by every other
+//! command; and the lock that keeps two launchers from one folder.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Exit, Failure};
+
+/// What `system.json` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct System {
+    /// The launcher's process id.
+    pub(crate) launcher_pid: u32,
+    /// Its data folder, absolute.
+    pub(crate) data_dir: PathBuf,
+    /// The public address of the gateway, as a URL.
+    pub(crate) gateway: String,
+    /// Whether its data lives in PostgreSQL.
+    pub(crate) postgres: bool,
+    /// Every process that it runs.
+    pub(crate) processes: Vec<Process>,
+}
+
+/// One process of the system.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// Name of the service.
+    pub(crate) service: String,
+    /// Which replica, from 0.
+    pub(crate) replica: u32,
+    /// Where it serves, as a URL.
+    pub(crate) url: String,
+    /// Where its /live, /ready and /metrics are, as a URL.
+    pub(crate) admin: String,
+    /// Its process id; none while it is being started again.
+    pub(crate) pid: Option<u32>,
+    /// Its log file.
+    pub(crate) log: PathBuf,
+}
+
+impl Process {
+    /// Name to show: the replica's number only where there are several.
+    pub(crate) fn label(&self, processes: &[Process]) -> String {
+        let several = processes
+            .iter()
+            .filter(|other| other.service == self.service)
+            .count()
+            > 1;
+        if several {
+            format!("{}-{}", self.service, self.replica)
+        } else {
+            self.service.clone()
+        }
+    }
+}
+
+impl System {
+    /// Reads the system that runs from this data folder.
+    pub(crate) fn find(data_dir: &Path) -> anyhow::Result<System> {
+        let not_running = || {
+            Failure::new(
+                Exit::NotRunning,
+                format!(
+                    "no system is running from the data folder {}",
+                    data_dir.display()
+                ),
+            )
+            .hint("Start one with `sagamesh up`, or name its folder with --data-dir.")
+        };
+        let path = data_dir.join("system.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(not_running().into());
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        if !Lock::is_held(data_dir) {
+            return Err(not_running().into());
+        }
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not what `sagamesh up` writes", path.display()))
+    }
+
+    /// Writes `system.json`, whole or not at all.
+    pub(crate) fn write(&self) -> anyhow::Result<()> {
+        let path = self.data_dir.join("system.json");
+        let next = self.data_dir.join("system.json.next");
+        std::fs::write(&next, serde_json::to_string_pretty(self)? + "\n")
+            .and_then(|()| std::fs::rename(&next, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Removes `system.json`.
+    pub(crate) fn forget(data_dir: &Path) {
+        // Nothing is lost when it stays: without the lock it counts as not running.
+        let _ = std::fs::remove_file(data_dir.join("system.json"));
+    }
+
+    /// The URL of a service.
+    pub(crate) fn url(&self, service: &str) -> anyhow::Result<String> {
+        if service == "gateway" {
+            return Ok(self.gateway.clone());
+        }
+        let found = self
+            .processes
+            .iter()
+            .find(|process| process.service == service);
+        match found {
+            Some(process) => Ok(process.url.clone()),
+            None => Err(Failure::new(
+                Exit::NotRunning,
+                format!("the system runs without {service}"),
+            )
+            .hint("It was started with --services; start it again with that service among them.")
+            .into()),
+        }
+    }
+}
+
+/// Holds a data folder. Let go of when it is dropped, and by the operating system when the process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the folder, which is made when it is not there.
+    pub(crate) fn take(data_dir: &Path) -> anyhow::Result<Lock> {
+        std::fs::create_dir_all(data_dir)
+            .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+        let path = data_dir.join("lock");
+        let mut file = open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        match patiently(&file) {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&path).unwrap_or_default();
+                return Err(Failure::new(
+                    Exit::Refused,
+                    format!(
+                        "the data folder {} is in use by another sagamesh (process {})",
+                        data_dir.display(),
+                        holder.trim()
+                    ),
+                )
+                .hint("Stop that one, or choose another folder with --data-dir.")
+                .into());
+            }
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Whether a launcher holds the folder.
+    fn is_held(data_dir: &Path) -> bool {
+        let Ok(file) = open(&data_dir.join("lock")) else {
+            return false;
+        };
+        matches!(
+            file.try_lock_shared(),
+            Err(std::fs::TryLockError::WouldBlock)
+        )
+    }
+}
+
+/// Locks; a command that only looks whether the lock is held has it for a moment.
+fn patiently(file: &File) -> Result<(), std::fs::TryLockError> {
+    for _ in 0..5 {
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => {
+                std::thread::sleep(std::time::Duration::from_millis(40))
+            }
+            answer => return answer,
+        }
+    }
+    file.try_lock()
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_launchers_do_not_share_a_folder() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let first = Lock::take(folder.path())?;
+        let second = Lock::take(folder.path());
+        let message = second
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(message.contains("in use by another sagamesh"), "{message}");
+        drop(first);
+        Lock::take(folder.path())?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_system_that_died_is_not_running() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let system = System {
+            launcher_pid: 1,
+            data_dir: folder.path().to_owned(),
+            gateway: "http://127.0.0.1:8080".into(),
+            postgres: false,
+            processes: vec![],
+        };
+        system.write()?;
+        assert!(System::find(folder.path()).is_err());
+        let lock = Lock::take(folder.path())?;
+        assert_eq!(
+            System::find(folder.path())?.gateway,
+            "http://127.0.0.1:8080"
+        );
+        drop(lock);
+        Ok(())
+    }
+}
