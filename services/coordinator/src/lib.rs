@@ -1,1 +1,3 @@
 //! The saga coordinator: definitions as data, durable execution, compensation in reverse order.
+
+pub mod saga;
