@@ -73,7 +73,7 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpProblem> 
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let field = match error.path().to_string() {
-            path if path == "." => "body".to_owned(),
+            path if path == "." || path.contains('?') => "body".to_owned(),
             path => path,
         };
         ERRORS.invalid_field(field, error.inner().to_string())
