@@ -3,20 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-pub(crate) use tonic::transport::Channel;
-use tonic::transport::Endpoint;
+use chassis::Env;
+pub(crate) use chassis::PeerChannel as Channel;
 
 /// The longest that an ordinary call may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A channel to a service, connected when it is first used.
-pub(crate) fn channel(url: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| format!("{url} is no address of a service"))?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(3))
-        .tcp_nodelay(true)
-        .connect_lazy())
+pub(crate) fn channel(url: &str) -> Channel {
+    chassis::channel(&Env::system(), url)
 }
 
 /// A request with the deadline of an ordinary call.
@@ -26,12 +21,19 @@ pub(crate) fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// The same in the name of the holder of a token.
-pub(crate) fn authorized<T>(message: T, token: &str) -> anyhow::Result<tonic::Request<T>> {
-    let mut request = request(message);
+/// A request in the name of the holder of a token; without a deadline, for streams.
+pub(crate) fn stream<T>(message: T, token: &str) -> anyhow::Result<tonic::Request<T>> {
+    let mut request = tonic::Request::new(message);
     let value = format!("Bearer {token}")
         .parse()
         .context("the token has characters that no token has")?;
     request.metadata_mut().insert("authorization", value);
+    Ok(request)
+}
+
+/// A request in the name of the holder of a token.
+pub(crate) fn authorized<T>(message: T, token: &str) -> anyhow::Result<tonic::Request<T>> {
+    let mut request = stream(message, token)?;
+    request.set_timeout(CALL_TIMEOUT);
     Ok(request)
 }

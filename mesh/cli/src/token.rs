@@ -14,7 +14,7 @@ const ISSUER: &str = "sagamesh";
 /// Who the tokens are for.
 const AUDIENCE: &str = "sagamesh-gateway";
 /// What a customer of the shop may do.
-pub(crate) const CUSTOMER_SCOPES: &str = "orders:read orders:write";
+pub(crate) const CUSTOMER_SCOPES: &str = "orders:read orders:write inventory:read";
 
 #[derive(Serialize)]
 struct Claims<'a> {

@@ -108,7 +108,7 @@ impl Shop {
 
     fn with_token(system: &System, token: String) -> anyhow::Result<Shop> {
         Ok(Shop {
-            client: OrderServiceClient::new(connect::channel(&system.gateway)?),
+            client: OrderServiceClient::new(connect::channel(&system.gateway)),
             token,
         })
     }
@@ -155,6 +155,28 @@ impl Shop {
         let answer = answer
             .map_err(|status| from_status(&format!("cancelling order {order_id}"), &status))?;
         Ok(answer.into_inner().order.unwrap_or_default())
+    }
+
+    /// The order once it has this status, or has ended otherwise. Outlives a gateway or a service that is away for a moment.
+    pub(crate) async fn until(
+        &mut self,
+        order_id: &str,
+        status: OrderStatus,
+    ) -> anyhow::Result<Order> {
+        loop {
+            match self.get(order_id).await {
+                Ok(order) if order.status() == status || failed(&order) => return Ok(order),
+                Ok(_) => {}
+                Err(error) if unanswered(&error) => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// The order once it is confirmed, rejected or refunded.
+    pub(crate) async fn until_ended(&mut self, order_id: &str) -> anyhow::Result<Order> {
+        self.until(order_id, OrderStatus::Confirmed).await
     }
 
     async fn list(&mut self, limit: usize) -> anyhow::Result<(Vec<Order>, String)> {
@@ -218,8 +240,24 @@ impl Shop {
     }
 }
 
+/// Time between two looks at an order.
+const AGAIN: Duration = Duration::from_millis(20);
+
+fn failed(order: &Order) -> bool {
+    matches!(
+        order.status(),
+        OrderStatus::Rejected | OrderStatus::Refunded
+    )
+}
+
+fn unanswered(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<Failure>()
+        .is_some_and(|failure| failure.exit == Exit::NotRunning)
+}
+
 /// Whether nothing more happens to it by itself.
-pub(crate) fn ended(status: OrderStatus) -> bool {
+fn ended(status: OrderStatus) -> bool {
     matches!(
         status,
         OrderStatus::Confirmed | OrderStatus::Rejected | OrderStatus::Refunded

@@ -101,6 +101,9 @@ impl Plan {
                 environment.insert("SAGAMESH_LISTEN".into(), listen.clone());
                 environment.insert("SAGAMESH_ADMIN_LISTEN".into(), admin.clone());
                 environment.insert("SAGAMESH_EXIT_WITH_PARENT".into(), "true".into());
+                // Within the launcher's own 10 s: the gateway ends first, then all others at once.
+                let drain = if service == "gateway" { "3s" } else { "5s" };
+                environment.insert("SAGAMESH_DRAIN_TIMEOUT".into(), drain.into());
                 environment.insert("SAGAMESH_DATA_DIR".into(), data_dir.display().to_string());
                 if let Some(url) = postgres.and_then(|urls| urls.get(service)) {
                     environment.insert("SAGAMESH_DATABASE_URL".into(), url.clone());

@@ -12,11 +12,23 @@ use crate::failure::from_status;
 
 /// Time between two tries to reach a coordinator that is away.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long a saga that was announced may not be there yet.
+const NOT_YET: Duration = Duration::from_secs(3);
 
 /// Hands every event to `each` until the saga ends. Goes on where it was when the coordinator is away for a while.
 pub(crate) async fn follow(
     client: &mut Client,
     saga_id: &str,
+    each: impl FnMut(&SagaEvent) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    follow_until(client, saga_id, is_end, each).await
+}
+
+/// The same up to the first event that `last` holds for, or to the end.
+async fn follow_until(
+    client: &mut Client,
+    saga_id: &str,
+    last: impl Fn(&SagaEvent) -> bool,
     mut each: impl FnMut(&SagaEvent) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut seen = 0;
@@ -36,7 +48,7 @@ pub(crate) async fn follow(
                             let Some(event) = message.event else { continue };
                             seen = event.version;
                             each(&event)?;
-                            if is_end(&event) {
+                            if last(&event) || is_end(&event) {
                                 return Ok(());
                             }
                         }
@@ -47,11 +59,13 @@ pub(crate) async fn follow(
             }
             Err(status) => status,
         };
-        let passing = matches!(
-            failure.code(),
-            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
-        );
-        if !passing || last_answer.elapsed() > AWAY {
+        let away = match failure.code() {
+            // An order's saga is started a moment after the order was accepted.
+            Code::NotFound if seen == 0 => NOT_YET,
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => AWAY,
+            _ => Duration::ZERO,
+        };
+        if last_answer.elapsed() >= away {
             return Err(from_status(&format!("following saga {saga_id}"), &failure).into());
         }
         tokio::time::sleep(AGAIN).await;
@@ -102,6 +116,20 @@ pub(crate) async fn whole(client: &mut Client, saga_id: &str) -> anyhow::Result<
     })
     .await?;
     Ok(events)
+}
+
+/// Returns once an attempt of the action of `step` was released.
+pub(crate) async fn until_step(
+    client: &mut Client,
+    saga_id: &str,
+    step: &str,
+) -> anyhow::Result<()> {
+    let begins = |event: &SagaEvent| {
+        event.transitions.iter().any(
+            |transition| matches!(&transition.kind, Some(Kind::Dispatched(it)) if it.step == step),
+        )
+    };
+    follow_until(client, saga_id, begins, |_| Ok(())).await
 }
 
 fn is_end(event: &SagaEvent) -> bool {

@@ -97,7 +97,7 @@ pub(crate) type Client = SagaServiceClient<Channel>;
 
 /// A client of the system's coordinator.
 pub(crate) fn client(system: &System) -> anyhow::Result<Client> {
-    Ok(Client::new(connect::channel(&system.url("coordinator")?)?))
+    Ok(Client::new(connect::channel(&system.url("coordinator")?)))
 }
 
 pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
@@ -242,14 +242,6 @@ pub(crate) async fn cancel(
     let answer =
         answer.map_err(|status| from_status(&format!("cancelling saga {saga_id}"), &status))?;
     Ok(answer.into_inner().saga.unwrap_or_default())
-}
-
-/// Whether nothing more will happen to it.
-pub(crate) fn ended(state: SagaState) -> bool {
-    matches!(
-        state,
-        SagaState::Completed | SagaState::Compensated | SagaState::CompensatedWithLeftovers
-    )
 }
 
 async fn show(common: &Common, client: &mut Client, saga: &Saga) -> anyhow::Result<()> {
