@@ -1,1 +1,35 @@
-//! The event store of sagamesh: streams with expected versions, group commit, inbox, projections and the feed.
+//! The event store of sagamesh.
+//!
+//! A service describes how it changes as a [`Decider`] and opens a [`Ledger`] with it. The ledger takes many commands at once, decides each on
+//! cached state, writes all their events in one transaction, and only then answers. Reads come from [`Projection`]s: tables in the same database
+//! that follow the log. Other services follow the log through the [feed](Ledger::feed).
+//!
+//! The log is kept in SQLite, in PostgreSQL, or on a simulated disk for tests.
+
+mod committer;
+mod config;
+mod decider;
+mod error;
+mod feed;
+pub mod inbox;
+mod ledger;
+mod log;
+mod projection;
+mod recorded;
+pub mod sql;
+mod store;
+mod stream;
+
+pub use committer::{CommitterOptions, Executed, Outcome};
+pub use config::StoreConfig;
+pub use decider::{Committed, Cursor, Decider, Decision, Given, Observer, View};
+pub use error::{Error, ExecuteError, StorageError};
+pub use feed::{Consumer, FeedService, Handler, Received, Subscription};
+pub use ledger::{Answered, Ledger};
+pub use projection::Projection;
+pub use recorded::Recorded;
+pub use store::simulated::SimulatedDisk;
+pub use stream::StreamId;
+
+/// A boxed future, as [`Projection::apply`] and [`Handler`] return it.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

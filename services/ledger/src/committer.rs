@@ -1,0 +1,447 @@
+//! The committer: one task that decides every command and writes what they decided, many in one transaction.
+//!
+//! ```text
+//! execute/post -> queue -> [ load missing states -> decide on cached state -> append in ONE transaction ] -> observer -> answers
+//!                   ^ the next batch gathers here while this one is being flushed
+//! ```
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chassis::Env;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::decider::{Decider, Lookup, Observer};
+use crate::error::ExecuteError;
+use crate::log::Log;
+use crate::store::{SnapshotRow, Store};
+use crate::{Error, StreamId};
+
+mod cache;
+mod commit;
+mod load;
+mod round;
+
+use cache::Cache;
+use round::Round;
+
+/// How the committer batches and what it keeps.
+#[derive(Debug, Clone)]
+pub struct CommitterOptions {
+    /// Commands that may wait; more are answered with [`ExecuteError::Overloaded`].
+    pub queue: usize,
+    /// Commands decided together at most.
+    pub max_batch: usize,
+    /// How long a batch waits for more commands when the last one was large.
+    pub linger: Duration,
+    /// How many commands make a batch large enough for the next one to linger.
+    pub linger_above: usize,
+    /// States kept in memory.
+    pub cache: usize,
+    /// A snapshot is taken after so many events of one stream, if the decider makes them; 0 takes none.
+    pub snapshot_every: u64,
+    /// Inbox rows are deleted after this.
+    pub inbox_retention: Duration,
+    /// How often a database with several writers is asked for what the others wrote.
+    pub poll: Duration,
+}
+
+impl Default for CommitterOptions {
+    fn default() -> Self {
+        Self {
+            queue: 16_384,
+            max_batch: 512,
+            linger: Duration::from_micros(250),
+            linger_above: 48,
+            cache: 100_000,
+            snapshot_every: 200,
+            inbox_retention: Duration::from_secs(7 * 24 * 3600),
+            poll: Duration::from_millis(50),
+        }
+    }
+}
+
+/// A command was carried out, or decided without any event, and what it was decided on is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed<R> {
+    /// What the decider replied.
+    pub reply: R,
+    /// The position of its last event; for a decision without events the log's head. Reads that wait for it see what it saw.
+    pub position: u64,
+}
+
+/// What a caller gets.
+pub type Outcome<D> =
+    Result<Executed<<D as Decider>::Reply>, ExecuteError<<D as Decider>::Rejection>>;
+
+/// A caller's callback.
+pub(crate) type Callback<D> = Box<dyn FnOnce(Outcome<D>) + Send>;
+
+/// Who waits for an answer.
+pub(crate) enum Answer<D: Decider> {
+    Caller(oneshot::Sender<Outcome<D>>),
+    Callback(Callback<D>),
+    Nobody,
+}
+
+impl<D: Decider> Answer<D> {
+    fn send(self, outcome: Outcome<D>) {
+        match self {
+            // A caller that has gone does not want the answer.
+            Answer::Caller(caller) => drop(caller.send(outcome)),
+            Answer::Callback(callback) => callback(outcome),
+            Answer::Nobody => {}
+        }
+    }
+}
+
+/// A command in the queue.
+pub(crate) struct Request<D: Decider> {
+    pub(crate) command: D::Command,
+    pub(crate) answer: Answer<D>,
+}
+
+/// A command with what it needs to be decided.
+struct Waiting<D: Decider> {
+    command: D::Command,
+    answer: Answer<D>,
+    streams: Vec<StreamId>,
+    keys: Vec<Arc<str>>,
+    attempts: u32,
+}
+
+/// How often a command may lose the race before its caller is told.
+const MAX_ATTEMPTS: u32 = 100;
+
+/// The state of the task.
+pub(crate) struct Committer<D: Decider, O> {
+    pub(crate) decider: Arc<D>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) observer: O,
+    pub(crate) options: CommitterOptions,
+    pub(crate) env: Env,
+    pub(crate) queue: mpsc::UnboundedReceiver<Request<D>>,
+    pub(crate) depth: Arc<AtomicUsize>,
+    pub(crate) stop: CancellationToken,
+    inner: Inner<D>,
+}
+
+struct Inner<D: Decider> {
+    cache: Cache<D::State>,
+    waiting: VecDeque<Waiting<D>>,
+    arrived: Vec<Request<D>>,
+    snapshots: Vec<SnapshotRow>,
+    /// Streams or whole reads that failed, for this round's commands.
+    failed: HashMap<StreamId, Error>,
+    inbox: HashMap<Arc<str>, Option<Arc<[u8]>>>,
+    inbox_failed: Option<Error>,
+    last_batch: usize,
+    metrics: Metrics,
+}
+
+struct Metrics {
+    commits: metrics::Counter,
+    events: metrics::Counter,
+    conflicts: metrics::Counter,
+    failures: metrics::Counter,
+    batch: metrics::Histogram,
+    seconds: metrics::Histogram,
+    depth: metrics::Gauge,
+}
+
+impl Metrics {
+    fn new() -> Self {
+        Self {
+            commits: metrics::counter!("ledger_commits_total"),
+            events: metrics::counter!("ledger_events_total"),
+            conflicts: metrics::counter!("ledger_conflicts_total"),
+            failures: metrics::counter!("ledger_commit_failures_total"),
+            batch: metrics::histogram!("ledger_batch_commands"),
+            seconds: metrics::histogram!("ledger_commit_seconds"),
+            depth: metrics::gauge!("ledger_queue_depth"),
+        }
+    }
+}
+
+/// What the task is made of.
+pub(crate) struct Parts<D: Decider, O> {
+    pub(crate) decider: Arc<D>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) observer: O,
+    pub(crate) options: CommitterOptions,
+    pub(crate) env: Env,
+    pub(crate) queue: mpsc::UnboundedReceiver<Request<D>>,
+    pub(crate) depth: Arc<AtomicUsize>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl<D: Decider, O: Observer<D>> Committer<D, O> {
+    pub(crate) fn new(parts: Parts<D, O>) -> Self {
+        let Parts {
+            decider,
+            store,
+            log,
+            observer,
+            options,
+            env,
+            queue,
+            depth,
+            stop,
+        } = parts;
+        let inner = Inner {
+            cache: Cache::new(options.cache),
+            waiting: VecDeque::new(),
+            arrived: Vec::new(),
+            snapshots: Vec::new(),
+            failed: HashMap::new(),
+            inbox: HashMap::new(),
+            inbox_failed: None,
+            last_batch: 0,
+            metrics: Metrics::new(),
+        };
+        Self {
+            decider,
+            store,
+            log,
+            observer,
+            options,
+            env,
+            queue,
+            depth,
+            stop,
+            inner,
+        }
+    }
+
+    /// Works until it is told to stop; then finishes what was taken and refuses the rest.
+    pub(crate) async fn run(mut self) {
+        loop {
+            if self.inner.waiting.is_empty() && !self.receive().await {
+                break;
+            }
+            self.gather().await;
+            self.round().await;
+        }
+        self.queue.close();
+        while let Some(request) = self.queue.recv().await {
+            request.answer.send(Err(ExecuteError::Unavailable));
+        }
+    }
+
+    /// Waits for the first command of a batch. False when it is time to stop.
+    async fn receive(&mut self) -> bool {
+        let limit = self.options.max_batch;
+        tokio::select! {
+            biased;
+            taken = self.queue.recv_many(&mut self.inner.arrived, limit) => {
+                self.admit();
+                taken > 0
+            }
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    /// Takes what else has arrived; under load it waits a moment for more, which saves a flush.
+    async fn gather(&mut self) {
+        // Lets the callers that were just answered send their next commands.
+        tokio::task::yield_now().await;
+        self.drain();
+        let loaded = self.inner.last_batch > self.options.linger_above;
+        if loaded
+            && self.inner.waiting.len() < self.inner.last_batch
+            && !self.options.linger.is_zero()
+        {
+            let linger = self.options.linger;
+            // The runtime's timer counts in milliseconds, which is too coarse.
+            let _ = tokio::task::spawn_blocking(move || std::thread::sleep(linger)).await;
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while self.inner.waiting.len() + self.inner.arrived.len() < self.options.max_batch {
+            match self.queue.try_recv() {
+                Ok(request) => self.inner.arrived.push(request),
+                Err(_) => break,
+            }
+        }
+        self.admit();
+    }
+
+    fn admit(&mut self) {
+        self.depth
+            .fetch_sub(self.inner.arrived.len(), Ordering::Relaxed);
+        for Request { command, answer } in self.inner.arrived.drain(..) {
+            let streams = self.decider.streams(&command);
+            let keys = self
+                .decider
+                .inbox_keys(&command)
+                .into_iter()
+                .map(Arc::from)
+                .collect();
+            self.inner.waiting.push_back(Waiting {
+                command,
+                answer,
+                streams,
+                keys,
+                attempts: 0,
+            });
+        }
+    }
+
+    /// One batch, from decisions to answers.
+    async fn round(&mut self) {
+        self.load().await;
+        let mut round = Round::new(&self.env, std::mem::take(&mut self.inner.snapshots));
+        let take = self.inner.waiting.len().min(self.options.max_batch);
+        for _ in 0..take {
+            let Some(waiting) = self.inner.waiting.pop_front() else {
+                break;
+            };
+            match self.unreadable(&waiting) {
+                Some(error) => waiting.answer.send(Err(error.into())),
+                None => self.decide(waiting, &mut round),
+            }
+        }
+        self.inner.failed.clear();
+        self.inner.inbox_failed = None;
+        self.inner.last_batch = round.decided.len();
+        self.inner
+            .metrics
+            .depth
+            .set(self.depth.load(Ordering::Relaxed) as f64);
+        self.commit(round).await;
+        self.inner.inbox.clear();
+        self.inner.cache.shrink();
+    }
+
+    /// Why a command cannot be decided, if something it needs could not be read.
+    fn unreadable(&self, waiting: &Waiting<D>) -> Option<Error> {
+        if let Some(error) = &self.inner.inbox_failed
+            && waiting
+                .keys
+                .iter()
+                .any(|key| !self.inner.inbox.contains_key(key))
+        {
+            return Some(error.clone());
+        }
+        if self.inner.failed.is_empty() {
+            return None;
+        }
+        waiting
+            .streams
+            .iter()
+            .find_map(|stream| self.inner.failed.get(stream).cloned())
+    }
+
+    fn decide(&mut self, waiting: Waiting<D>, round: &mut Round<D>) {
+        let facts = Facts {
+            cache: &self.inner.cache,
+            inbox: &self.inner.inbox,
+        };
+        let result = self.decider.decide(
+            &crate::View::new(&facts),
+            &waiting.command,
+            round.batch.commit_millis,
+        );
+        if let Ok(decision) = &result
+            && let Some(error) = self.contract(&waiting, decision)
+        {
+            tracing::error!(%error, "a decision was refused");
+            waiting.answer.send(Err(error.into()));
+            return;
+        }
+        if self.presumes_too_much(&waiting, &result) {
+            return self.look_first(waiting);
+        }
+        round.touch(&waiting, &mut self.inner.cache, &self.inner.inbox);
+        round.add(
+            waiting,
+            result,
+            &*self.decider,
+            &mut self.inner.cache,
+            &mut self.inner.inbox,
+        );
+    }
+
+    /// Whether a decision rests on a stream that nobody looked at and that it does not write to.
+    fn presumes_too_much<E, R, J>(
+        &self,
+        waiting: &Waiting<D>,
+        result: &Result<crate::Decision<E, R>, J>,
+    ) -> bool {
+        waiting
+            .streams
+            .iter()
+            .filter(|stream| self.inner.cache.is_presumed(stream))
+            .any(|stream| match result {
+                Ok(decision) => !decision.events.iter().any(|(written, _)| written == stream),
+                Err(_) => true,
+            })
+    }
+
+    /// Decides a command again in the next round, after reading its streams.
+    fn look_first(&mut self, mut waiting: Waiting<D>) {
+        for stream in &waiting.streams {
+            if self.inner.cache.is_presumed(stream) {
+                self.inner.cache.remove(stream);
+            }
+        }
+        waiting.attempts += 1;
+        self.inner.waiting.push_back(waiting);
+    }
+
+    /// A decision may write only what its command named.
+    fn contract(
+        &self,
+        waiting: &Waiting<D>,
+        decision: &crate::Decision<D::Event, D::Reply>,
+    ) -> Option<Error> {
+        for (stream, _) in &decision.events {
+            if !waiting.streams.contains(stream) {
+                return Some(Error::Contract(format!(
+                    "decide() wrote to stream {stream}, which streams() did not name"
+                )));
+            }
+        }
+        for (key, _) in &decision.inbox {
+            match self.inner.inbox.get(key.as_str()) {
+                Some(None) => {}
+                Some(Some(_)) => {
+                    return Some(Error::Contract(format!(
+                        "decide() wrote inbox row {key}, which exists"
+                    )));
+                }
+                None => {
+                    return Some(Error::Contract(format!(
+                        "decide() wrote inbox row {key}, which inbox_keys() did not name"
+                    )));
+                }
+            }
+        }
+        None
+    }
+}
+
+struct Facts<'a, S> {
+    cache: &'a Cache<S>,
+    inbox: &'a HashMap<Arc<str>, Option<Arc<[u8]>>>,
+}
+
+impl<S> Lookup<S> for Facts<'_, S> {
+    fn state(&self, stream: &StreamId) -> Option<(&S, u64)> {
+        self.cache.get(stream)
+    }
+
+    fn inbox(&self, key: &str) -> Option<&[u8]> {
+        self.inbox.get(key)?.as_deref()
+    }
+}
+
+/// Streams and keys that commands must be decided on again.
+type Tainted = (HashSet<StreamId>, HashSet<Arc<str>>);

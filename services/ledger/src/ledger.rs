@@ -1,0 +1,391 @@
+//! The handle that services hold.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chassis::{Env, Tasks};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::committer::{Answer, Committer, CommitterOptions, Executed, Outcome, Parts, Request};
+use crate::config::StoreConfig;
+use crate::decider::{Cursor, Decider, Observer};
+use crate::error::ExecuteError;
+use crate::feed::{FeedService, Subscription};
+use crate::log::Log;
+use crate::projection::{Followers, Projection};
+use crate::sql::{Sql, Tx};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Durability, Store};
+use crate::{Error, Recorded, StreamId};
+
+/// One database with its decider. Cheap to clone.
+pub struct Ledger<D: Decider> {
+    shared: Arc<Shared<D>>,
+}
+
+impl<D: Decider> Clone for Ledger<D> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+struct Shared<D: Decider> {
+    store: Arc<dyn Store>,
+    log: Arc<Log>,
+    decider: Arc<D>,
+    queue: mpsc::UnboundedSender<Request<D>>,
+    depth: Arc<AtomicUsize>,
+    capacity: usize,
+    followers: Followers,
+    tasks: Tasks,
+}
+
+impl<D: Decider> Ledger<D> {
+    /// Opens the database, starts the committer and the projections.
+    ///
+    /// # Errors
+    /// When the database is damaged, newer than this program, in use by another process or unreachable; the message says what to do.
+    pub async fn open(
+        store: StoreConfig,
+        decider: D,
+        observer: impl Observer<D>,
+        projections: Vec<Box<dyn Projection>>,
+        env: &Env,
+        tasks: &Tasks,
+        options: CommitterOptions,
+    ) -> Result<Self, Error> {
+        let store = connect(&store).await?;
+        let log = Arc::new(Log::new(Arc::clone(&store), store.head().await?));
+        let followers = Followers::start(&store, &log, projections, tasks).await?;
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let depth = Arc::new(AtomicUsize::new(0));
+        let decider = Arc::new(decider);
+        let capacity = options.queue;
+        let (retention, poll) = (options.inbox_retention, options.poll);
+        let committer = Committer::new(Parts {
+            decider: Arc::clone(&decider),
+            store: Arc::clone(&store),
+            log: Arc::clone(&log),
+            observer,
+            options,
+            env: env.clone(),
+            queue: receiver,
+            depth: Arc::clone(&depth),
+            stop: tasks.token(),
+        });
+        tasks.spawn("ledger-committer", committer.run());
+        tasks.spawn(
+            "ledger-upkeep",
+            upkeep(Arc::clone(&store), env.clone(), retention, tasks.clone()),
+        );
+        if !store.exclusive() {
+            tasks.spawn(
+                "ledger-poll",
+                poll_head(Arc::clone(&store), Arc::clone(&log), poll, tasks.clone()),
+            );
+        }
+        let shared = Shared {
+            store,
+            log,
+            decider,
+            queue,
+            depth,
+            capacity,
+            followers,
+            tasks: tasks.clone(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Decides a command and answers once its events are durable. Dropping the future does not take the command back.
+    pub async fn execute(&self, command: D::Command) -> Outcome<D> {
+        let shared = &self.shared;
+        if shared.depth.load(Ordering::Relaxed) >= shared.capacity {
+            return Err(ExecuteError::Overloaded);
+        }
+        let (caller, answer) = oneshot::channel();
+        self.send(command, Answer::Caller(caller));
+        answer.await.unwrap_or(Err(ExecuteError::Unavailable))
+    }
+
+    /// Decides a command without waiting; what came of it is seen by the [`Observer`]. It is never shed: use it for work whose amount is bounded
+    /// in another way, such as credits.
+    pub fn post(&self, command: D::Command) {
+        self.send(command, Answer::Nobody);
+    }
+
+    /// Like [`post`](Self::post), with a callback for the outcome. It runs on the committer's task and must not block.
+    pub fn post_with(
+        &self,
+        command: D::Command,
+        callback: impl FnOnce(Outcome<D>) + Send + 'static,
+    ) {
+        self.send(command, Answer::Callback(Box::new(callback)));
+    }
+
+    fn send(&self, command: D::Command, answer: Answer<D>) {
+        self.shared.depth.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.shared.queue.send(Request { command, answer }) {
+            self.shared.depth.fetch_sub(1, Ordering::Relaxed);
+            if let Answer::Callback(callback) = refused.0.answer {
+                callback(Err(ExecuteError::Unavailable));
+            }
+        }
+    }
+
+    /// Commands that wait to be decided.
+    pub fn queue_depth(&self) -> usize {
+        self.shared.depth.load(Ordering::Relaxed)
+    }
+
+    /// The decider.
+    pub fn decider(&self) -> &D {
+        &self.shared.decider
+    }
+
+    /// Identifies this log; another one after a restore.
+    pub fn log_id(&self) -> Arc<str> {
+        self.shared.log.id()
+    }
+
+    /// The newest durable position this process knows of.
+    pub fn head(&self) -> u64 {
+        self.shared.log.head()
+    }
+
+    /// Read-only connections, for queries on projections.
+    pub fn reader(&self) -> Sql {
+        self.shared.store.reader()
+    }
+
+    /// Waits until a projection has applied everything up to a position, so that a read finds what a write returned.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after `within`.
+    pub async fn wait_for_projection(
+        &self,
+        name: &str,
+        position: u64,
+        within: Duration,
+    ) -> Result<(), Error> {
+        self.shared.followers.wait(name, position, within).await
+    }
+
+    /// How far a projection has got.
+    pub fn projection_position(&self, name: &str) -> Result<u64, Error> {
+        self.shared.followers.position(name)
+    }
+
+    /// Empties a projection's tables and fills them again from the log. Returns when the tables are empty; use
+    /// [`wait_for_projection`](Self::wait_for_projection) to wait for the rest.
+    pub async fn rebuild(&self, name: &str) -> Result<(), Error> {
+        self.shared.followers.rebuild(name).await
+    }
+
+    /// The gRPC service `ledger.v1.FeedService`.
+    pub fn feed(&self) -> FeedService {
+        FeedService::new(Arc::clone(&self.shared.log), self.shared.tasks.draining())
+    }
+
+    /// Follows the log in this process, from after a position.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] beyond the head.
+    pub fn subscribe(&self, after: u64) -> Result<Subscription, Error> {
+        Subscription::new(Arc::clone(&self.shared.log), after)
+    }
+
+    /// Up to `limit` events after a position.
+    pub async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, Error> {
+        self.shared.log.read(after, limit).await
+    }
+
+    /// The events of one stream, from after a version; never ahead of what is durable.
+    pub async fn read_stream(
+        &self,
+        stream: &StreamId,
+        after: u64,
+    ) -> Result<Vec<(u64, D::Event)>, Error> {
+        let loaded = self
+            .shared
+            .store
+            .load(std::slice::from_ref(stream), false)
+            .await?;
+        let events = loaded
+            .into_iter()
+            .flat_map(|loaded| loaded.events)
+            .filter(|(version, ..)| *version > after);
+        events
+            .map(|(version, type_name, data)| {
+                Ok((version, self.decider().decode(&type_name, &data)?))
+            })
+            .collect()
+    }
+
+    /// The durable state and version of one stream, read from storage: for queries on single streams and for recovery.
+    pub async fn load(&self, stream: &StreamId) -> Result<(D::State, u64), Error> {
+        let mut states = self.load_many(std::slice::from_ref(stream)).await?;
+        states
+            .pop()
+            .map(|(_, state, version)| (state, version))
+            .ok_or(Error::Closed)
+    }
+
+    /// The durable states of many streams.
+    pub async fn load_many(
+        &self,
+        streams: &[StreamId],
+    ) -> Result<Vec<(StreamId, D::State, u64)>, Error> {
+        let decider = self.decider();
+        let mut states = Vec::with_capacity(streams.len());
+        for loaded in self.shared.store.load(streams, true).await? {
+            let snapshot = loaded.snapshot.and_then(|(version, data)| {
+                Some((decider.restore(&loaded.stream, &data)?, version))
+            });
+            let usable = snapshot.is_some()
+                || loaded
+                    .events
+                    .first()
+                    .is_none_or(|(version, ..)| *version == 1);
+            let events = match usable {
+                true => loaded.events,
+                false => self
+                    .shared
+                    .store
+                    .load(std::slice::from_ref(&loaded.stream), false)
+                    .await?
+                    .pop()
+                    .map_or_else(Vec::new, |all| all.events),
+            };
+            let (mut state, mut version) =
+                snapshot.unwrap_or_else(|| (decider.initial(&loaded.stream), 0));
+            for (number, type_name, data) in events {
+                decider.evolve(&mut state, &decider.decode(&type_name, &data)?);
+                version = number;
+            }
+            states.push((loaded.stream, state, version));
+        }
+        Ok(states)
+    }
+
+    /// Names of streams that start with `prefix`, in order, after `after` (empty: from the first).
+    pub async fn streams(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<StreamId>, Error> {
+        self.shared.store.streams(prefix, after, limit).await
+    }
+
+    /// Runs a transaction on the writer, for tables that belong to the service and are not projections. Commits wait for it: keep it short. It is
+    /// durable when it returns.
+    pub async fn transact<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        F: for<'a> FnOnce(
+            &'a mut Tx,
+        )
+            -> std::pin::Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>,
+    {
+        let mut tx = self.shared.store.begin(Durability::Now).await?;
+        let value = work(&mut tx).await?;
+        self.shared.store.commit(tx).await?;
+        Ok(value)
+    }
+
+    /// How far a consumer has handled another service's feed; see [`Cursor`].
+    pub async fn cursor(&self, consumer: &str) -> Result<Option<Cursor>, Error> {
+        let sql = "SELECT log_id, position FROM ledger_cursors WHERE consumer = $1";
+        let row = self
+            .reader()
+            .fetch_optional(sql, crate::params![consumer])
+            .await?;
+        row.map(|row| {
+            Ok(Cursor {
+                consumer: consumer.to_owned(),
+                log_id: row.get(0)?,
+                position: row.get(1)?,
+            })
+        })
+        .transpose()
+    }
+
+    /// Closes the database. Call it after the tasks have ended; without it the next open replays the write-ahead log.
+    pub async fn close(&self) {
+        self.shared.store.close().await;
+    }
+}
+
+async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, Error> {
+    if let Some(disk) = &config.simulated {
+        return Ok(Arc::new(disk.open().await?));
+    }
+    if !config.database_url.is_empty() {
+        return Err(Error::Config(
+            "PostgreSQL is not available in this build".into(),
+        ));
+    }
+    Ok(Arc::new(SqliteStore::open(&config.sqlite_path()).await?))
+}
+
+/// Checkpoints and old inbox rows.
+async fn upkeep(store: Arc<dyn Store>, env: Env, retention: Duration, tasks: Tasks) {
+    let token = tasks.token();
+    let mut until_prune = 0u32;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            () = token.cancelled() => return,
+        }
+        if let Err(error) = store.maintain().await {
+            tracing::warn!(%error, "a checkpoint failed; it is tried again");
+        }
+        until_prune = until_prune.saturating_sub(1);
+        if until_prune > 0 {
+            continue;
+        }
+        let before =
+            env.clock.now_millis() - i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        match store.prune_inbox(before).await {
+            // More may be waiting: a few at a time, so that commits are not held up.
+            Ok(deleted) => until_prune = if deleted > 0 { 1 } else { 600 },
+            Err(error) => {
+                tracing::warn!(%error, "old inbox rows could not be deleted; it is tried again");
+                until_prune = 600;
+            }
+        }
+    }
+}
+
+/// Learns what other writers have written.
+async fn poll_head(store: Arc<dyn Store>, log: Arc<Log>, every: Duration, tasks: Tasks) {
+    let token = tasks.token();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = token.cancelled() => return,
+        }
+        match store.head().await {
+            Ok(head) => log.advance(head),
+            Err(error) => tracing::debug!(%error, "the head could not be read"),
+        }
+    }
+}
+
+impl<D: Decider> std::fmt::Debug for Ledger<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger")
+            .field("store", &self.shared.store.name())
+            .field("head", &self.head())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Ledger::execute`] returns, without naming the decider.
+pub type Answered<R, J> = Result<Executed<R>, ExecuteError<J>>;

@@ -1,0 +1,111 @@
+//! Projections: tables that follow the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::Tasks;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::log::Log;
+use crate::sql::{Dialect, Tx};
+use crate::store::{BoxFuture, Store};
+use crate::{Error, Recorded};
+
+mod follower;
+
+use follower::Follower;
+
+/// Tables derived from the log. They are filled by [`apply`](Projection::apply) from the first event on, and can be rebuilt at any time.
+pub trait Projection: Send + 'static {
+    /// Unique within the database: 1 to 63 characters.
+    fn name(&self) -> &'static str;
+
+    /// Raise it when `schema` or `apply` change: the tables are then rebuilt at the next start.
+    fn version(&self) -> u32;
+
+    /// `CREATE TABLE` and `CREATE INDEX` statements; `BLOB`, `INTEGER` and `REAL` are translated for PostgreSQL.
+    fn schema(&self, dialect: Dialect) -> &'static [&'static str];
+
+    /// The tables, to drop them before a rebuild.
+    fn tables(&self) -> &'static [&'static str];
+
+    /// Applies events, in order. The position is stored in the same transaction, so that each event is applied exactly once. An error rolls everything
+    /// back and is tried again.
+    fn apply<'a>(
+        &'a mut self,
+        tx: &'a mut Tx,
+        events: &'a [Recorded],
+    ) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+/// The running projections.
+pub(crate) struct Followers(BTreeMap<&'static str, Handle>);
+
+struct Handle {
+    position: watch::Receiver<u64>,
+    rebuild: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Followers {
+    /// Creates or rebuilds the tables and starts a task for each projection.
+    pub(crate) async fn start(
+        store: &Arc<dyn Store>,
+        log: &Arc<Log>,
+        projections: Vec<Box<dyn Projection>>,
+        tasks: &Tasks,
+    ) -> Result<Self, Error> {
+        let mut handles = BTreeMap::new();
+        for projection in projections {
+            let name = projection.name();
+            let (rebuild, requests) = mpsc::channel(1);
+            let (sender, position) = watch::channel(0);
+            let mut follower =
+                Follower::new(Arc::clone(store), Arc::clone(log), projection, sender);
+            follower.prepare().await?;
+            if handles.insert(name, Handle { position, rebuild }).is_some() {
+                return Err(Error::Config(format!("two projections are named {name}")));
+            }
+            tasks.spawn("ledger-projection", follower.run(requests, tasks.token()));
+        }
+        Ok(Self(handles))
+    }
+
+    fn find(&self, name: &str) -> Result<&Handle, Error> {
+        self.0
+            .get(name)
+            .ok_or_else(|| Error::UnknownProjection(name.to_owned()))
+    }
+
+    pub(crate) fn position(&self, name: &str) -> Result<u64, Error> {
+        Ok(*self.find(name)?.position.borrow())
+    }
+
+    pub(crate) async fn wait(
+        &self,
+        name: &str,
+        position: u64,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let mut reached = self.find(name)?.position.clone();
+        let waiting =
+            tokio::time::timeout(within, reached.wait_for(|reached| *reached >= position));
+        match waiting.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Error::Closed),
+            Err(_) => Err(Error::Timeout(format!(
+                "position {position} of projection {name}"
+            ))),
+        }
+    }
+
+    pub(crate) async fn rebuild(&self, name: &str) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.find(name)?
+            .rebuild
+            .send(done)
+            .await
+            .map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+}

@@ -1,0 +1,173 @@
+//! One projection's task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Projection;
+use crate::log::Log;
+use crate::params;
+use crate::store::{Durability, Store};
+use crate::{Error, sql::Tx};
+
+/// Commits wait for a chunk at most about this long.
+const CHUNK_TIME: Duration = Duration::from_millis(3);
+const SMALLEST_CHUNK: usize = 8;
+const LARGEST_CHUNK: usize = 512;
+
+pub(super) struct Follower {
+    store: Arc<dyn Store>,
+    log: Arc<Log>,
+    projection: Box<dyn Projection>,
+    position: watch::Sender<u64>,
+    chunk: usize,
+    lag: metrics::Gauge,
+}
+
+impl Follower {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        log: Arc<Log>,
+        projection: Box<dyn Projection>,
+        position: watch::Sender<u64>,
+    ) -> Self {
+        let lag = metrics::gauge!("ledger_projection_lag", "projection" => projection.name());
+        Self {
+            store,
+            log,
+            projection,
+            position,
+            chunk: 64,
+            lag,
+        }
+    }
+
+    /// Creates the tables, or makes them again when the version has changed.
+    pub(super) async fn prepare(&mut self) -> Result<(), Error> {
+        let mut tx = self.store.begin(Durability::Now).await?;
+        let stored = tx
+            .fetch_optional(
+                "SELECT version, position FROM ledger_projections WHERE name = $1",
+                params![self.projection.name()],
+            )
+            .await?;
+        if let Some(row) = stored
+            && row.get::<u32>(0)? == self.projection.version()
+        {
+            self.position.send_replace(row.get(1)?);
+            return self.store.commit(tx).await;
+        }
+        self.recreate(&mut tx).await?;
+        self.store.commit(tx).await?;
+        self.position.send_replace(0);
+        Ok(())
+    }
+
+    async fn recreate(&mut self, tx: &mut Tx) -> Result<(), Error> {
+        for table in self.projection.tables() {
+            tx.script(&format!("DROP TABLE IF EXISTS {table}")).await?;
+        }
+        for statement in self.projection.schema(tx.dialect()) {
+            tx.script(statement).await?;
+        }
+        tx.execute(
+            "INSERT INTO ledger_projections (name, version, position) VALUES ($1, $2, 0) \
+             ON CONFLICT (name) DO UPDATE SET version = excluded.version, position = 0",
+            params![self.projection.name(), self.projection.version()],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Follows the log until it is told to stop.
+    pub(super) async fn run(
+        mut self,
+        mut rebuild: mpsc::Receiver<oneshot::Sender<Result<(), Error>>>,
+        stop: CancellationToken,
+    ) {
+        let mut head = self.log.watch();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            head.mark_unchanged();
+            let behind = self.log.head().saturating_sub(*self.position.borrow());
+            self.lag.set(behind as f64);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(done) = rebuild.recv() => {
+                    let result = self.rebuild().await;
+                    // The one who asked may have gone.
+                    let _ = done.send(result);
+                    continue;
+                }
+                () = std::future::ready(()), if behind > 0 => {}
+                _ = head.changed() => continue,
+            }
+            match self.step().await {
+                Ok(()) => pause = Duration::from_millis(10),
+                Err(error) => {
+                    tracing::warn!(%error, projection = self.projection.name(), "a projection could not be written; it is tried again");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn rebuild(&mut self) -> Result<(), Error> {
+        let mut tx = self.store.begin(Durability::Now).await?;
+        self.recreate(&mut tx).await?;
+        self.store.commit(tx).await?;
+        self.position.send_replace(0);
+        Ok(())
+    }
+
+    /// Applies one chunk.
+    async fn step(&mut self) -> Result<(), Error> {
+        let mut after = *self.position.borrow();
+        let mut events = self.log.read(after, self.chunk).await?;
+        let mut tx = self.store.begin(Durability::Later).await?;
+        let started = Instant::now();
+        if !self.store.exclusive() {
+            // Another replica may have applied them meanwhile; the lock on this row makes it one at a time.
+            let sql = "SELECT position FROM ledger_projections WHERE name = $1 FOR UPDATE";
+            let row = tx
+                .fetch_optional(sql, params![self.projection.name()])
+                .await?;
+            let stored = row.map_or(Ok(0), |row| row.get(0))?;
+            if stored != after {
+                after = stored;
+                events = self.log.read(after, self.chunk).await?;
+            }
+        }
+        let Some(last) = events.last().map(|event| event.position) else {
+            self.store.commit(tx).await?;
+            self.position.send_replace(after);
+            return Ok(());
+        };
+        self.projection.apply(&mut tx, &events).await?;
+        tx.execute(
+            "UPDATE ledger_projections SET position = $1 WHERE name = $2",
+            params![last, self.projection.name()],
+        )
+        .await?;
+        self.store.commit(tx).await?;
+        self.pace(started.elapsed());
+        self.position.send_replace(last);
+        Ok(())
+    }
+
+    /// Larger chunks while they are quick, smaller ones when they hold up commits.
+    fn pace(&mut self, took: Duration) {
+        if took > CHUNK_TIME {
+            self.chunk = (self.chunk / 2).max(SMALLEST_CHUNK);
+        } else if took < CHUNK_TIME / 2 {
+            self.chunk = (self.chunk * 2).min(LARGEST_CHUNK);
+        }
+    }
+}

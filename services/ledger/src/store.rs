@@ -1,0 +1,140 @@
+//! Where batches become durable. Three implementations, one conformance suite.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::sql::{Sql, Tx};
+use crate::{Cursor, Error, Recorded, StreamId};
+
+pub(crate) mod schema;
+pub(crate) mod simulated;
+pub(crate) mod sqlite;
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An event on its way to storage. Its position is the batch's first position plus its index.
+#[derive(Debug, Clone)]
+pub(crate) struct EventRow {
+    pub(crate) stream: StreamId,
+    pub(crate) version: u64,
+    pub(crate) type_name: &'static str,
+    pub(crate) data: Arc<[u8]>,
+}
+
+/// A snapshot on its way to storage.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotRow {
+    pub(crate) stream: StreamId,
+    pub(crate) version: u64,
+    pub(crate) data: Vec<u8>,
+}
+
+/// What one transaction writes, and on what it was decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    /// Read back after an unanswered commit.
+    pub(crate) id: Uuid,
+    pub(crate) commit_millis: i64,
+    pub(crate) events: Vec<EventRow>,
+    pub(crate) inbox: Vec<(Arc<str>, Arc<[u8]>)>,
+    pub(crate) cursors: Vec<Cursor>,
+    pub(crate) snapshots: Vec<SnapshotRow>,
+    /// Versions that the decisions saw, before this batch.
+    pub(crate) expected: Vec<(StreamId, u64)>,
+    /// Inbox keys that the decisions saw as absent.
+    pub(crate) absent: Vec<Arc<str>>,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.inbox.is_empty() && self.cursors.is_empty()
+    }
+}
+
+/// Why a batch is not durable.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// These streams have other versions, these inbox keys exist. Nothing was written.
+    Stale {
+        streams: Vec<StreamId>,
+        keys: Vec<String>,
+    },
+    /// The outcome is not known until the batch is looked up.
+    Failed(Error),
+}
+
+impl From<Error> for AppendError {
+    fn from(error: Error) -> Self {
+        AppendError::Failed(error)
+    }
+}
+
+/// A stream as it is on record.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) stream: StreamId,
+    pub(crate) snapshot: Option<(u64, Vec<u8>)>,
+    /// Version, type and data of the events after the snapshot, in order.
+    pub(crate) events: Vec<(u64, String, Vec<u8>)>,
+}
+
+/// How a transaction outside of the committer is made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// When it is answered.
+    Now,
+    /// With the next append: it can be done again from the log.
+    Later,
+}
+
+/// One database.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Identifies the log; another one after a restore.
+    fn log_id(&self) -> Arc<str>;
+    /// What to call it in messages.
+    fn name(&self) -> String;
+    /// Whether nobody else can write.
+    fn exclusive(&self) -> bool;
+    /// Writes a batch in one transaction and returns the position of its first event.
+    fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<u64, AppendError>>;
+    /// The first position of a batch whose commit was not answered; `None` if it was not written.
+    fn find<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Option<u64>, Error>>;
+    /// Streams from storage, in the order asked for.
+    fn load<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>>;
+    /// Those of the inbox rows that exist.
+    fn inbox<'a>(
+        &'a self,
+        keys: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Vec<(String, Vec<u8>)>, Error>>;
+    /// Events after a position, in order.
+    fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>>;
+    /// The newest durable position.
+    fn head(&self) -> BoxFuture<'_, Result<u64, Error>>;
+    /// Stream names with this prefix after `after`, in order.
+    fn streams<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<StreamId>, Error>>;
+    /// A transaction on the writer.
+    fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>>;
+    /// Ends a transaction.
+    fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>>;
+    /// Read-only connections.
+    fn reader(&self) -> Sql;
+    /// Deletes inbox rows older than a time, a few at once; returns how many.
+    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>>;
+    /// Housekeeping that must not delay commits (a checkpoint); `written` is how many events were written since the last one.
+    fn maintain(&self) -> BoxFuture<'_, Result<(), Error>>;
+    /// Closes connections.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}

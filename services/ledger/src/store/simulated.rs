@@ -1,0 +1,429 @@
+//! A simulated disk for tests: it loses unsynced writes on a crash, fails a commit before or after it took, and runs full.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::sqlite::SqliteStore;
+use super::{AppendError, Batch, BoxFuture, Durability, Loaded, SnapshotRow, Store};
+use crate::sql::{Sql, Tx};
+use crate::{Error, Recorded, StreamId, params};
+
+/// A disk that a test breaks. Clones are the same disk; ledgers opened on it one after the other find what was synced.
+///
+/// Events, inbox and snapshots live in memory; the tables of projections in a temporary SQLite file.
+#[derive(Clone)]
+pub struct SimulatedDisk {
+    disk: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<Disk>,
+    /// False while syncs are held.
+    syncing: watch::Sender<bool>,
+    tables: tokio::sync::OnceCell<Arc<SqliteStore>>,
+    file: PathBuf,
+}
+
+/// What a commit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    BeforeTaking,
+    AfterTaking,
+}
+
+struct Disk {
+    log_id: Arc<str>,
+    log: Vec<(Recorded, Uuid)>,
+    inbox: BTreeMap<String, (Arc<[u8]>, i64)>,
+    snapshots: BTreeMap<StreamId, (u64, Vec<u8>)>,
+    versions: BTreeMap<StreamId, Vec<u64>>,
+    batches: BTreeMap<Uuid, u64>,
+    faults: VecDeque<Fault>,
+    full: bool,
+    /// Raised by a crash: ledgers opened before it are dead.
+    life: u64,
+}
+
+impl Default for SimulatedDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for SimulatedDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SimulatedDisk")
+    }
+}
+
+impl SimulatedDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        let id = Uuid::now_v7();
+        let state = Disk {
+            log_id: id.to_string().into(),
+            log: Vec::new(),
+            inbox: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            faults: VecDeque::new(),
+            full: false,
+            life: 0,
+        };
+        let file = std::env::temp_dir().join(format!("sagamesh-simulated-{id}.db"));
+        let shared = Shared {
+            state: Mutex::new(state),
+            syncing: watch::Sender::new(true),
+            tables: tokio::sync::OnceCell::new(),
+            file,
+        };
+        Self {
+            disk: Arc::new(shared),
+        }
+    }
+
+    /// The next commit fails and has not taken.
+    pub fn fail_before_commit(&self) {
+        self.lock().faults.push_back(Fault::BeforeTaking);
+    }
+
+    /// The next commit takes, and its answer is lost.
+    pub fn fail_after_commit(&self) {
+        self.lock().faults.push_back(Fault::AfterTaking);
+    }
+
+    /// Whether there is no space left.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Commits written from now on are not synced, and not answered, until [`release_syncs`](Self::release_syncs).
+    pub fn hold_syncs(&self) {
+        self.disk.syncing.send_replace(false);
+    }
+
+    /// Syncs what was held.
+    pub fn release_syncs(&self) {
+        self.disk.syncing.send_replace(true);
+    }
+
+    /// The machine loses power: what was not synced is gone, and ledgers that are open fail from now on.
+    pub fn crash(&self) {
+        self.lock().life += 1;
+        self.disk.syncing.send_replace(true);
+    }
+
+    /// How many events are durable.
+    pub fn durable_events(&self) -> usize {
+        self.lock().log.len()
+    }
+
+    pub(crate) async fn open(&self) -> Result<SimulatedStore, Error> {
+        let tables = self
+            .disk
+            .tables
+            .get_or_try_init(|| async { SqliteStore::open(&self.disk.file).await.map(Arc::new) })
+            .await?;
+        Ok(SimulatedStore {
+            disk: self.clone(),
+            tables: Arc::clone(tables),
+            life: self.lock().life,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.disk
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            let mut name = self.file.clone().into_os_string();
+            name.push(suffix);
+            // Temporary files; whatever is left is the system's to clean.
+            let _ = std::fs::remove_file(name);
+        }
+    }
+}
+
+impl Disk {
+    fn stale(&self, batch: &Batch) -> Option<AppendError> {
+        let version = |stream| self.versions.get(stream).map_or(0, Vec::len) as u64;
+        let changed = batch
+            .expected
+            .iter()
+            .filter(|(stream, expected)| version(stream) != *expected);
+        let streams: Vec<_> = changed.map(|(stream, _)| stream.clone()).collect();
+        let exists = batch
+            .absent
+            .iter()
+            .filter(|key| self.inbox.contains_key(&***key));
+        let keys: Vec<_> = exists.map(|key| key.to_string()).collect();
+        (!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale { streams, keys })
+    }
+
+    fn take(&mut self, batch: &Batch) -> u64 {
+        let first = self.log.len() as u64 + 1;
+        for (at, row) in batch.events.iter().enumerate() {
+            let position = first + at as u64;
+            self.versions
+                .entry(row.stream.clone())
+                .or_default()
+                .push(position);
+            let recorded = Recorded {
+                position,
+                stream: row.stream.clone(),
+                version: row.version,
+                type_name: row.type_name.into(),
+                data: row.data.clone(),
+                commit_millis: batch.commit_millis,
+            };
+            self.log.push((recorded, batch.id));
+        }
+        for (key, value) in &batch.inbox {
+            self.inbox
+                .insert(key.to_string(), (value.clone(), batch.commit_millis));
+        }
+        for SnapshotRow {
+            stream,
+            version,
+            data,
+        } in &batch.snapshots
+        {
+            self.snapshots
+                .insert(stream.clone(), (*version, data.clone()));
+        }
+        self.batches.insert(batch.id, first);
+        first
+    }
+
+    fn load(&self, stream: &StreamId, snapshots: bool) -> Loaded {
+        let snapshot = self.snapshots.get(stream).filter(|_| snapshots).cloned();
+        let after = snapshot.as_ref().map_or(0, |(version, _)| *version);
+        let positions = self
+            .versions
+            .get(stream)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let events = positions
+            .iter()
+            .skip(after as usize)
+            .map(|position| &self.log[*position as usize - 1].0)
+            .map(|event| {
+                (
+                    event.version,
+                    event.type_name.to_string(),
+                    event.data.to_vec(),
+                )
+            })
+            .collect();
+        Loaded {
+            stream: stream.clone(),
+            snapshot,
+            events,
+        }
+    }
+}
+
+/// A ledger on a simulated disk.
+pub(crate) struct SimulatedStore {
+    disk: SimulatedDisk,
+    tables: Arc<SqliteStore>,
+    life: u64,
+}
+
+impl SimulatedStore {
+    /// The disk, unless it has crashed since this ledger was opened.
+    fn alive(&self) -> Result<MutexGuard<'_, Disk>, Error> {
+        let disk = self.disk.lock();
+        if disk.life == self.life {
+            Ok(disk)
+        } else {
+            Err(Error::Simulated("the machine has crashed"))
+        }
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
+        if let Some(refusal) = {
+            let disk = self.alive()?;
+            if disk.full {
+                Some(AppendError::Failed(Error::Full {
+                    database: self.name(),
+                }))
+            } else {
+                disk.stale(batch)
+            }
+        } {
+            return Err(refusal);
+        }
+        // Written, but neither visible nor durable until the sync.
+        let mut syncing = self.disk.disk.syncing.subscribe();
+        let _ = syncing.wait_for(|syncing| *syncing).await;
+        let first = {
+            let mut disk = self.alive()?;
+            let fault = disk.faults.pop_front();
+            if fault == Some(Fault::BeforeTaking) {
+                return Err(AppendError::Failed(Error::Simulated("the commit failed")));
+            }
+            let first = disk.take(batch);
+            if fault == Some(Fault::AfterTaking) {
+                return Err(AppendError::Failed(Error::Simulated(
+                    "the commit was not answered",
+                )));
+            }
+            first
+        };
+        self.store_cursors(batch).await?;
+        Ok(first)
+    }
+
+    async fn store_cursors(&self, batch: &Batch) -> Result<(), Error> {
+        if batch.cursors.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.tables.begin(Durability::Now).await?;
+        for cursor in &batch.cursors {
+            tx.execute(
+                "INSERT INTO ledger_cursors (consumer, log_id, position) VALUES ($1, $2, $3) \
+                 ON CONFLICT (consumer) DO UPDATE SET log_id = excluded.log_id, position = excluded.position",
+                params![&cursor.consumer, &cursor.log_id, cursor.position],
+            )
+            .await?;
+        }
+        self.tables.commit(tx).await
+    }
+}
+
+impl Store for SimulatedStore {
+    fn log_id(&self) -> Arc<str> {
+        Arc::clone(&self.disk.lock().log_id)
+    }
+
+    fn name(&self) -> String {
+        "the simulated disk".into()
+    }
+
+    fn exclusive(&self) -> bool {
+        true
+    }
+
+    fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<u64, AppendError>> {
+        Box::pin(self.write(batch))
+    }
+
+    fn find<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Option<u64>, Error>> {
+        Box::pin(async move {
+            let found = self.alive()?.batches.get(&batch.id).copied();
+            if found.is_some() {
+                self.store_cursors(batch).await?;
+            }
+            Ok(found)
+        })
+    }
+
+    fn load<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
+        Box::pin(async move {
+            let disk = self.alive()?;
+            Ok(streams
+                .iter()
+                .map(|stream| disk.load(stream, snapshots))
+                .collect())
+        })
+    }
+
+    fn inbox<'a>(
+        &'a self,
+        keys: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Vec<(String, Vec<u8>)>, Error>> {
+        Box::pin(async move {
+            let disk = self.alive()?;
+            let rows = keys
+                .iter()
+                .filter_map(|key| disk.inbox.get_key_value(&**key));
+            Ok(rows
+                .map(|(key, (value, _))| (key.clone(), value.to_vec()))
+                .collect())
+        })
+    }
+
+    fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
+        Box::pin(async move {
+            let disk = self.alive()?;
+            Ok(disk
+                .log
+                .iter()
+                .skip(after as usize)
+                .take(limit)
+                .map(|(event, _)| event.clone())
+                .collect())
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move { Ok(self.alive()?.log.len() as u64) })
+    }
+
+    fn streams<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<StreamId>, Error>> {
+        Box::pin(async move {
+            let disk = self.alive()?;
+            let matching = disk
+                .versions
+                .keys()
+                .filter(|stream| stream.as_str() > after && stream.as_str().starts_with(prefix));
+            Ok(matching.take(limit).cloned().collect())
+        })
+    }
+
+    fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>> {
+        Box::pin(async move {
+            drop(self.alive()?);
+            self.tables.begin(durability).await
+        })
+    }
+
+    fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            drop(self.alive()?);
+            self.tables.commit(tx).await
+        })
+    }
+
+    fn reader(&self) -> Sql {
+        self.tables.reader()
+    }
+
+    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let mut disk = self.alive()?;
+            let rows = disk.inbox.len();
+            disk.inbox.retain(|_, (_, at)| *at >= before_millis);
+            Ok((rows - disk.inbox.len()) as u64)
+        })
+    }
+
+    fn maintain(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}

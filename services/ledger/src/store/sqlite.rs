@@ -1,0 +1,503 @@
+//! SQLite: one file, one writer connection for everything that writes, WAL with synchronous=FULL.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{
+    Arguments as _, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection,
+    SqlitePool,
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Store};
+use crate::sql::{Connection, Dynamic, Pool, Sql, Tx};
+use crate::{Error, Recorded, StreamId};
+
+mod open;
+mod statement;
+
+pub(crate) use open::lock_file;
+
+/// The one connection that writes.
+pub(crate) struct Writer {
+    pub(crate) connection: SqliteConnection,
+    /// A transaction may be open: whoever takes the writer next rolls it back.
+    open: bool,
+    /// synchronous is not FULL at the moment.
+    relaxed: bool,
+    /// The newest position.
+    head: u64,
+    /// SQL text by shape.
+    texts: HashMap<statement::Shape, Arc<str>>,
+}
+
+/// A ledger in a SQLite file.
+pub(crate) struct SqliteStore {
+    path: PathBuf,
+    log_id: Arc<str>,
+    writer: Arc<Mutex<Writer>>,
+    /// For the ledger's own reads, so that slow queries of a service do not hold them up.
+    reads: SqlitePool,
+    queries: SqlitePool,
+    /// Bytes written to the WAL since the last checkpoint, roughly.
+    unchecked: AtomicU64,
+    _lock: std::fs::File,
+}
+
+/// Bytes of WAL after which a checkpoint is worth while.
+const CHECKPOINT_BYTES: u64 = 8 << 20;
+
+impl SqliteStore {
+    /// Opens or creates the file.
+    pub(crate) async fn open(path: &Path) -> Result<Self, Error> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
+        }
+        let lock = lock_file(path)?;
+        let name = path.display().to_string();
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10))
+            .statement_cache_capacity(256)
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", "67108864")
+            .pragma("temp_store", "MEMORY")
+            .disable_statement_logging();
+        let mut connection = options
+            .connect()
+            .await
+            .map_err(|error| open::explain(&name, error))?;
+        let (log_id, head) = open::prepare(&mut connection, path).await?;
+        let reading = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(Duration::from_secs(5))
+            .statement_cache_capacity(128)
+            .disable_statement_logging();
+        let pool = |size| {
+            SqlitePoolOptions::new()
+                .max_connections(size)
+                .test_before_acquire(false)
+                .acquire_timeout(Duration::from_secs(10))
+                .connect_lazy_with(reading.clone())
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            log_id,
+            writer: Arc::new(Mutex::new(Writer {
+                connection,
+                open: false,
+                relaxed: false,
+                head,
+                texts: HashMap::new(),
+            })),
+            reads: pool(2),
+            queries: pool(4),
+            unchecked: AtomicU64::new(CHECKPOINT_BYTES),
+            _lock: lock,
+        })
+    }
+
+    /// Takes the writer, with no transaction open and full durability.
+    async fn writer(&self) -> Result<OwnedMutexGuard<Writer>, Error> {
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        if writer.open {
+            // Fails when the error already ended the transaction.
+            let _ = sqlx::raw_sql("ROLLBACK")
+                .execute(&mut writer.connection)
+                .await;
+            writer.open = false;
+        }
+        if writer.relaxed {
+            sqlx::raw_sql("PRAGMA synchronous = FULL")
+                .execute(&mut writer.connection)
+                .await?;
+            writer.relaxed = false;
+        }
+        Ok(writer)
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
+        let mut writer = self.writer().await?;
+        let writer = &mut *writer;
+        let first = writer.head + 1;
+        let (shape, arguments, bytes) =
+            statement::arguments(batch, first).map_err(AppendError::Failed)?;
+        let text = writer
+            .texts
+            .entry(shape)
+            .or_insert_with(|| shape.text().into());
+        let query = sqlx::query_with::<Sqlite, _>(Dynamic(Arc::clone(text)), arguments);
+        writer.open = true;
+        let mut result = query.execute(&mut writer.connection).await.map(|_| ());
+        if result.is_ok() && !shape.complete() {
+            result = statement::extras(&mut writer.connection, batch).await;
+        }
+        self.unchecked.fetch_add(bytes, Ordering::Relaxed);
+        match result {
+            Ok(()) => {
+                writer.open = false;
+                writer.head += batch.events.len() as u64;
+                Ok(first)
+            }
+            Err(error) => {
+                let _ = sqlx::raw_sql("ROLLBACK")
+                    .execute(&mut writer.connection)
+                    .await;
+                writer.open = false;
+                let unique = error
+                    .as_database_error()
+                    .is_some_and(|error| error.is_unique_violation());
+                let error = open::explain(&self.name(), error);
+                if unique && let Some(stale) = stale(&mut writer.connection, batch).await? {
+                    return Err(stale);
+                }
+                Err(AppendError::Failed(error))
+            }
+        }
+    }
+
+    async fn lookup(&self, batch: &Batch) -> Result<Option<u64>, Error> {
+        let mut writer = self.writer().await?;
+        let first = writer.head + 1;
+        let found = if batch.events.is_empty() {
+            sqlx::query("SELECT 1 FROM ledger_meta WHERE key = 'last_batch' AND value = $1")
+                .bind(batch.id.to_string())
+                .fetch_optional(&mut writer.connection)
+                .await?
+        } else {
+            sqlx::query("SELECT 1 FROM ledger_events WHERE position = $1 AND batch = $2")
+                .bind(first as i64)
+                .bind(batch.id.as_bytes().to_vec())
+                .fetch_optional(&mut writer.connection)
+                .await?
+        };
+        if found.is_some() {
+            writer.head += batch.events.len() as u64;
+        }
+        Ok(found.map(|_| first))
+    }
+
+    async fn load_streams(
+        &self,
+        streams: &[StreamId],
+        snapshots: bool,
+    ) -> Result<Vec<Loaded>, Error> {
+        let mut loaded: Vec<Loaded> = streams
+            .iter()
+            .map(|stream| Loaded {
+                stream: stream.clone(),
+                snapshot: None,
+                events: Vec::new(),
+            })
+            .collect();
+        let mut connection = self.reads.acquire().await?;
+        for chunk in loaded.chunks_mut(64) {
+            let index: HashMap<StreamId, usize> = chunk
+                .iter()
+                .enumerate()
+                .map(|(at, loaded)| (loaded.stream.clone(), at))
+                .collect();
+            if snapshots {
+                let mut arguments = SqliteArguments::default();
+                for loaded in chunk.iter() {
+                    arguments
+                        .add(loaded.stream.shared())
+                        .map_err(sqlx::Error::Encode)?;
+                }
+                let sql = format!(
+                    "SELECT stream, version, data FROM ledger_snapshots WHERE stream IN ({})",
+                    statement::marks(padded(&mut arguments, chunk.len())?, 1)
+                );
+                for row in sqlx::query_with(Dynamic(sql), arguments)
+                    .fetch_all(&mut *connection)
+                    .await?
+                {
+                    let at = index[&StreamId::from(row.try_get::<&str, _>(0)?)];
+                    chunk[at].snapshot = Some((row.try_get::<i64, _>(1)? as u64, row.try_get(2)?));
+                }
+            }
+            let mut arguments = SqliteArguments::default();
+            let rows = [1, 4, 16, 64]
+                .into_iter()
+                .find(|size| *size >= chunk.len())
+                .unwrap_or(64);
+            for at in 0..rows {
+                let one = chunk.get(at);
+                arguments
+                    .add(one.map(|loaded| loaded.stream.as_str()))
+                    .map_err(sqlx::Error::Encode)?;
+                let after = one
+                    .and_then(|loaded| loaded.snapshot.as_ref())
+                    .map_or(0, |(version, _)| *version);
+                arguments.add(after as i64).map_err(sqlx::Error::Encode)?;
+            }
+            let sql = format!(
+                "WITH want (stream, after) AS (VALUES {}) SELECT e.stream, e.version, e.type, e.data FROM want \
+                 CROSS JOIN ledger_events e ON e.stream = want.stream AND e.version > want.after ORDER BY e.stream, e.version",
+                statement::marks(rows, 2)
+            );
+            for row in sqlx::query_with(Dynamic(sql), arguments)
+                .fetch_all(&mut *connection)
+                .await?
+            {
+                let at = index[&StreamId::from(row.try_get::<&str, _>(0)?)];
+                chunk[at].events.push((
+                    row.try_get::<i64, _>(1)? as u64,
+                    row.try_get(2)?,
+                    row.try_get(3)?,
+                ));
+            }
+        }
+        Ok(loaded)
+    }
+
+    async fn load_inbox(&self, keys: &[Arc<str>]) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut found = Vec::new();
+        let mut connection = self.reads.acquire().await?;
+        for chunk in keys.chunks(64) {
+            let mut arguments = SqliteArguments::default();
+            for key in chunk {
+                arguments
+                    .add(Arc::clone(key))
+                    .map_err(sqlx::Error::Encode)?;
+            }
+            let sql = format!(
+                "SELECT key, value FROM ledger_inbox WHERE key IN ({})",
+                statement::marks(padded(&mut arguments, chunk.len())?, 1)
+            );
+            for row in sqlx::query_with(Dynamic(sql), arguments)
+                .fetch_all(&mut *connection)
+                .await?
+            {
+                found.push((row.try_get(0)?, row.try_get(1)?));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn checkpoint(&self) -> Result<(), Error> {
+        if self.unchecked.load(Ordering::Relaxed) < CHECKPOINT_BYTES {
+            return Ok(());
+        }
+        self.unchecked.store(0, Ordering::Relaxed);
+        // The bulk goes on a connection of its own, beside the commits ...
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .disable_statement_logging();
+        let mut connection = options.connect().await?;
+        sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            .execute(&mut connection)
+            .await?;
+        connection.close().await?;
+        // ... and the little that was written meanwhile between two commits, so that the WAL starts again from its beginning.
+        let mut writer = self.writer().await?;
+        sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            .execute(&mut writer.connection)
+            .await?;
+        Ok(())
+    }
+}
+
+/// NULLs up to the next of a few sizes, so that few statements are prepared; returns that size.
+fn padded(arguments: &mut SqliteArguments, count: usize) -> Result<usize, Error> {
+    let size = [1, 4, 16, 64]
+        .into_iter()
+        .find(|size| *size >= count)
+        .unwrap_or(count);
+    for _ in count..size {
+        arguments.add(None::<String>).map_err(sqlx::Error::Encode)?;
+    }
+    Ok(size)
+}
+
+/// What made a batch violate a constraint.
+async fn stale(
+    connection: &mut SqliteConnection,
+    batch: &Batch,
+) -> Result<Option<AppendError>, Error> {
+    let (mut streams, mut keys) = (Vec::new(), Vec::new());
+    for (stream, expected) in &batch.expected {
+        let version: i64 = sqlx::query_scalar(
+            "SELECT COALESCE(MAX(version), 0) FROM ledger_events WHERE stream = $1",
+        )
+        .bind(stream.as_str())
+        .fetch_one(&mut *connection)
+        .await?;
+        if version as u64 != *expected {
+            streams.push(stream.clone());
+        }
+    }
+    for (key, _) in &batch.inbox {
+        let exists = sqlx::query("SELECT 1 FROM ledger_inbox WHERE key = $1")
+            .bind(&**key)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if exists.is_some() {
+            keys.push(key.to_string());
+        }
+    }
+    Ok((!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale { streams, keys }))
+}
+
+impl Store for SqliteStore {
+    fn log_id(&self) -> Arc<str> {
+        Arc::clone(&self.log_id)
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn exclusive(&self) -> bool {
+        true
+    }
+
+    fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<u64, AppendError>> {
+        Box::pin(self.write(batch))
+    }
+
+    fn find<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Option<u64>, Error>> {
+        Box::pin(self.lookup(batch))
+    }
+
+    fn load<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
+        Box::pin(self.load_streams(streams, snapshots))
+    }
+
+    fn inbox<'a>(
+        &'a self,
+        keys: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Vec<(String, Vec<u8>)>, Error>> {
+        Box::pin(self.load_inbox(keys))
+    }
+
+    fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
+        Box::pin(async move {
+            let rows = sqlx::query(
+                "SELECT position, stream, version, type, data, commit_time FROM ledger_events WHERE position > $1 ORDER BY position LIMIT $2",
+            )
+            .bind(after as i64)
+            .bind(limit as i64)
+            .fetch_all(&self.reads)
+            .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(Recorded {
+                        position: row.try_get::<i64, _>(0)? as u64,
+                        stream: StreamId::from(row.try_get::<&str, _>(1)?),
+                        version: row.try_get::<i64, _>(2)? as u64,
+                        type_name: row.try_get::<String, _>(3)?.into(),
+                        data: row.try_get::<&[u8], _>(4)?.into(),
+                        commit_millis: row.try_get(5)?,
+                    })
+                })
+                .collect()
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move { Ok(self.writer.lock().await.head) })
+    }
+
+    fn streams<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<StreamId>, Error>> {
+        Box::pin(async move {
+            let rows = sqlx::query_scalar::<_, String>(
+                "SELECT stream FROM ledger_events WHERE version = 1 AND stream > $1 AND stream >= $2 AND stream < $3 ORDER BY stream LIMIT $4",
+            )
+            .bind(after)
+            .bind(prefix)
+            .bind(format!("{prefix}\u{10FFFF}"))
+            .bind(limit as i64)
+            .fetch_all(&self.reads)
+            .await?;
+            Ok(rows.into_iter().map(StreamId::from).collect())
+        })
+    }
+
+    fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>> {
+        Box::pin(async move {
+            let mut writer = self.writer().await?;
+            let sql = match durability {
+                Durability::Now => "BEGIN IMMEDIATE",
+                Durability::Later => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
+            };
+            writer.open = true;
+            writer.relaxed = durability == Durability::Later;
+            sqlx::raw_sql(sql).execute(&mut writer.connection).await?;
+            Ok(Tx(Connection::Sqlite(writer)))
+        })
+    }
+
+    fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let Connection::Sqlite(mut writer) = tx.0 else {
+                return Err(Error::Contract(
+                    "a transaction was given to another store".into(),
+                ));
+            };
+            self.unchecked.fetch_add(16 << 10, Ordering::Relaxed);
+            let sql = if writer.relaxed {
+                "COMMIT; PRAGMA synchronous = FULL"
+            } else {
+                "COMMIT"
+            };
+            sqlx::raw_sql(sql)
+                .execute(&mut writer.connection)
+                .await
+                .map_err(|error| open::explain(&self.name(), error))?;
+            writer.open = false;
+            writer.relaxed = false;
+            Ok(())
+        })
+    }
+
+    fn reader(&self) -> Sql {
+        Sql(Pool::Sqlite(self.queries.clone()))
+    }
+
+    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let mut tx = self.begin(Durability::Later).await?;
+            // Ids are in time order, so the oldest rows are found without an index on time.
+            let sql = "DELETE FROM ledger_inbox WHERE commit_time < $1 AND id <= (SELECT MAX(id) FROM (SELECT id FROM ledger_inbox ORDER BY id LIMIT 500))";
+            let deleted = tx.execute(sql, crate::params![before_millis]).await?;
+            self.commit(tx).await?;
+            Ok(deleted)
+        })
+    }
+
+    fn maintain(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.checkpoint())
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.reads.close().await;
+            self.queries.close().await;
+            if let Ok(mut writer) = self.writer().await {
+                let _ = sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                    .execute(&mut writer.connection)
+                    .await;
+            }
+        })
+    }
+}
