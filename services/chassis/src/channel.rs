@@ -1,18 +1,22 @@
 //! The ONE way to talk to another service: a lazy channel that hands on the remaining deadline and the trace.
 
+mod body;
+mod connection;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Request, Response, Uri, header};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::{Channel, Endpoint};
 use tower::Service;
+
+pub use body::PeerBody;
+use connection::Connection;
 
 use crate::deadline;
 use crate::env::Env;
@@ -28,47 +32,32 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// A channel to the service at `peer`: `http://127.0.0.1:50052`, or `orders:50051`.
 ///
 /// It connects at the first call and again whenever the connection is lost; while the peer cannot be reached, calls
-/// fail with UNAVAILABLE (nothing is retried here: that is the mesh's one tier). Each call carries the time that is
-/// left for the request being served as `grpc-timeout` and its `traceparent`, and ends with DEADLINE_EXCEEDED when
-/// the time is over. A peer address that is not valid makes every call fail with a sentence that says so.
+/// fail at once with UNAVAILABLE (nothing that was sent is sent again here: retries are the mesh's one tier). Each
+/// call carries the time that is left for the request being served as `grpc-timeout` and its `traceparent`, and ends
+/// with DEADLINE_EXCEEDED when the time is over. A unary call that has no deadline gets one of 10 s
+/// ([`PeerChannel::with_default_deadline`]); a streaming call has one only if it is given one. A peer address that
+/// is not valid makes every call fail with a sentence that says so.
 pub fn channel(env: &Env, peer: &str) -> PeerChannel {
     let address = if peer.contains("://") {
         peer.to_owned()
     } else {
         format!("http://{peer}")
     };
-    let connection = match Endpoint::from_shared(address) {
-        Ok(endpoint) if endpoint.uri().scheme_str() == Some("http") => {
-            Some(connect(env, &endpoint))
-        }
-        _ => None,
-    };
+    let uri = address.parse::<Uri>().ok().filter(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
+    });
     PeerChannel {
-        connection,
+        connection: uri.map(|uri| Arc::new(Connection::new(env.connector.clone(), uri, peer))),
         peer: Arc::from(peer),
         default_deadline: DEFAULT_DEADLINE,
     }
-}
-
-fn connect(env: &Env, endpoint: &Endpoint) -> Channel {
-    let connector = env.connector.clone();
-    let connect = tower::service_fn(move |uri: Uri| {
-        let connecting = connector.connect(uri);
-        async move { connecting.await.map(TokioIo::new) }
-    });
-    endpoint
-        .clone()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .connect_with_connector_lazy(connect)
 }
 
 /// A channel to a peer; cloning is cheap, clones share the connection. Give it to a generated client:
 /// `OrderServiceClient::new(channel)`.
 #[derive(Clone, Debug)]
 pub struct PeerChannel {
-    connection: Option<Channel>,
+    connection: Option<Arc<Connection>>,
     peer: Arc<str>,
     default_deadline: Duration,
 }
@@ -104,72 +93,55 @@ impl PeerChannel {
 }
 
 impl Service<Request<Body>> for PeerChannel {
-    type Response = Response<Body>;
+    type Response = Response<PeerBody>;
     type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<PeerBody>, Status>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        match &mut self.connection {
-            Some(connection) => connection
-                .poll_ready(cx)
-                .map_err(|error| unavailable(&self.peer, &error)),
-            None => Poll::Ready(Err(Status::internal(format!(
-                "the peer address `{}` is not valid: write for example http://127.0.0.1:50051",
-                self.peer
-            )))),
-        }
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let now = Instant::now();
         let deadline = self.deadline_of(&request, now);
+        let headers = request.headers_mut();
         if let Some(deadline) = deadline {
-            request.headers_mut().insert(
+            headers.insert(
                 deadline::GRPC_TIMEOUT,
                 deadline::header(deadline.saturating_duration_since(now)),
             );
         }
-        if !request.headers().contains_key(trace::TRACEPARENT)
+        if !headers.contains_key(trace::TRACEPARENT)
             && let Some(traceparent) = trace::header()
         {
-            request
-                .headers_mut()
-                .insert(trace::TRACEPARENT, traceparent);
+            headers.insert(trace::TRACEPARENT, traceparent);
         }
-        let Some(connection) = &mut self.connection else {
-            return Box::pin(async { Err(Status::internal("call before ready")) });
-        };
-        let answer = connection.call(request);
+        headers.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("sagamesh/", env!("CARGO_PKG_VERSION"))),
+        );
         let peer = Arc::clone(&self.peer);
+        let Some(connection) = self.connection.clone() else {
+            return Box::pin(async move {
+                Err(Status::internal(format!(
+                    "the peer address `{peer}` is not valid: write for example http://127.0.0.1:50051"
+                )))
+            });
+        };
         Box::pin(async move {
+            let answer = connection.send(request);
             let answered = match deadline {
-                Some(deadline) => match tokio::time::timeout_at(deadline, answer).await {
-                    Ok(answered) => answered,
-                    Err(_) => {
-                        return Err(Status::deadline_exceeded(format!(
-                            "{peer} did not answer within the deadline"
-                        )));
-                    }
-                },
+                // An answer that is here wins over a deadline that has passed since.
+                Some(deadline) => tokio::time::timeout_at(deadline, answer)
+                    .await
+                    .map_err(|_| too_late(&peer))?,
                 None => answer.await,
             };
-            answered.map_err(|error| match deadline {
-                // tonic's own timer (of the header) may win by a hair, and would say CANCELLED.
-                Some(deadline) if Instant::now() >= deadline => {
-                    Status::deadline_exceeded(format!("{peer} did not answer within the deadline"))
-                }
-                _ => unavailable(&peer, &error),
-            })
+            Ok(answered?.map(|incoming| PeerBody::new(incoming, deadline, peer)))
         })
     }
 }
 
-fn unavailable(peer: &str, error: &dyn std::error::Error) -> Status {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
-    Status::unavailable(format!("{peer} cannot be reached: {text}"))
+fn too_late(peer: &str) -> Status {
+    Status::deadline_exceeded(format!("{peer} did not answer within the deadline"))
 }

@@ -1,10 +1,12 @@
 //! The deadline of the request being served, and how it travels: the REMAINING time goes to the next hop.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::trace::{self, CONTEXT, Context};
 
@@ -77,6 +79,31 @@ pub fn header(timeout: Duration) -> HeaderValue {
     };
     HeaderValue::try_from(format!("{number}{unit}"))
         .unwrap_or_else(|_| HeaderValue::from_static("1S"))
+}
+
+/// A deadline whose timer is set only when there is something to wait for: most calls are answered at once.
+#[derive(Debug)]
+pub(crate) enum Timer {
+    Never,
+    At(Instant),
+    Set(Pin<Box<Sleep>>),
+}
+
+impl Timer {
+    pub(crate) fn new(deadline: Option<Instant>) -> Self {
+        deadline.map_or(Self::Never, Self::At)
+    }
+
+    /// Whether the deadline has passed; otherwise the task is woken when it does.
+    pub(crate) fn poll(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        if let Self::At(deadline) = self {
+            *self = Self::Set(Box::pin(tokio::time::sleep_until(*deadline)));
+        }
+        match self {
+            Self::Set(sleep) => matches!(sleep.as_mut().poll(cx), Poll::Ready(())),
+            Self::Never | Self::At(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]

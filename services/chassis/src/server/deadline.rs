@@ -12,12 +12,12 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::deadline::{GRPC_TIMEOUT, parse};
+use crate::deadline::{GRPC_TIMEOUT, Timer, parse};
 use crate::methods::Method;
 use crate::problem::Domain;
 use crate::trace::{self, CONTEXT};
@@ -134,29 +134,6 @@ impl Limit {
             );
         }
         None
-    }
-}
-
-/// A deadline whose timer is set only when there is something to wait for: most calls are answered at once.
-enum Timer {
-    Never,
-    At(Instant),
-    Set(Pin<Box<Sleep>>),
-}
-
-impl Timer {
-    fn new(deadline: Option<Instant>) -> Self {
-        deadline.map_or(Self::Never, Self::At)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Self::At(deadline) = self {
-            *self = Self::Set(Box::pin(tokio::time::sleep_until(*deadline)));
-        }
-        match self {
-            Self::Set(sleep) => sleep.as_mut().poll(cx).is_ready(),
-            Self::Never | Self::At(_) => false,
-        }
     }
 }
 

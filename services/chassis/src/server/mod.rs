@@ -35,27 +35,21 @@ pub(crate) async fn serve(
     let config = &process.config.server;
     routes = routes.add_service(process.readiness.service());
     if config.reflection {
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
+        // Only what is served is listed, although the descriptors know every contract.
+        let mut builder = [(); 2].map(|()| tonic_reflection::server::Builder::configure());
+        builder = builder.map(|mut builder| {
+            builder = builder
                 .register_encoded_file_descriptor_set(sagamesh_api::FILE_DESCRIPTOR_SET)
-        };
-        let listed = |mut builder: tonic_reflection::server::Builder<'static>| {
-            for service in services {
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            for service in services.iter().chain(&["grpc.health.v1.Health"]) {
                 builder = builder.with_service_name(*service);
             }
             builder
-        };
+        });
+        let [v1, v1alpha] = builder;
         routes = routes
-            .add_service(
-                listed(reflection())
-                    .build_v1()
-                    .context("cannot build reflection")?,
-            )
-            .add_service(
-                listed(reflection())
-                    .build_v1alpha()
-                    .context("cannot build reflection")?,
-            );
+            .add_service(v1.build_v1().context("cannot build reflection")?)
+            .add_service(v1alpha.build_v1alpha().context("cannot build reflection")?);
     }
 
     let streams_end = CancellationToken::new();
@@ -96,7 +90,7 @@ pub(crate) async fn serve_connections<M, S, B>(
     process: Process,
     protocol: Protocol,
     make: M,
-    services: &[&str],
+    services: &[&'static str],
     streams_end: CancellationToken,
 ) where
     M: Fn(SocketAddr) -> S,
@@ -109,7 +103,7 @@ pub(crate) async fn serve_connections<M, S, B>(
     B::Data: Send,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    process.readiness.set(services, true).await;
+    process.readiness.serving(services);
     tracing::info!(service = process.service, address = %process.grpc_addr(), "ready");
     let Process {
         tasks,
@@ -126,7 +120,7 @@ pub(crate) async fn serve_connections<M, S, B>(
     let drain = async {
         tasks.draining().cancelled().await;
         // First of all: whoever watches health sends new work elsewhere.
-        readiness.set(services, false).await;
+        readiness.draining();
         tokio::time::sleep(config.drain_delay).await;
     };
     let end_streams = async {
