@@ -34,6 +34,8 @@ mod link;
 mod outcome;
 mod step;
 mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use builder::{BuildError, Builder, Participant, Running};
 pub use command::{HeartbeatHandle, StepCommand};

@@ -5,5 +5,7 @@ use participant_example::Config;
 
 fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    chassis::run("loyalty", config.chassis.clone(), |process| participant_example::run(config, process))
+    chassis::run("loyalty", config.chassis.clone(), |process| {
+        participant_example::run(config, process)
+    })
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chassis::Clock;
 use participant::barrier;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{SqliteConnection, query, query_scalar};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +35,10 @@ impl Points {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await;
         let pool = pool.with_context(|| format!("cannot open the database {}", file.display()))?;
         let mut connection = pool.acquire().await?;
         query("CREATE TABLE IF NOT EXISTS points (customer_id TEXT PRIMARY KEY, balance INTEGER NOT NULL CHECK (balance >= 0))")
@@ -45,18 +50,25 @@ impl Points {
     }
 
     /// A connection, for one command.
-    pub(crate) async fn connection(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>, sqlx::Error> {
+    pub(crate) async fn connection(
+        &self,
+    ) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>, sqlx::Error> {
         self.pool.acquire().await
     }
 
     /// What a customer has.
     pub async fn balance(&self, customer: &str) -> Result<i64, sqlx::Error> {
-        let balance = query_scalar("SELECT balance FROM points WHERE customer_id = $1").bind(customer);
+        let balance =
+            query_scalar("SELECT balance FROM points WHERE customer_id = $1").bind(customer);
         Ok(balance.fetch_optional(&self.pool).await?.unwrap_or(0))
     }
 
     /// Forgets barrier rows that are too old to matter, until `stop`.
-    pub(crate) async fn forget_old_barrier_rows(self, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    pub(crate) async fn forget_old_barrier_rows(
+        self,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) {
         let mut sweeps = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -78,7 +90,11 @@ impl Points {
 }
 
 /// Adds points and returns the new balance. Part of a transaction.
-pub(crate) async fn add(tx: &mut SqliteConnection, customer: &str, points: i64) -> Result<i64, sqlx::Error> {
+pub(crate) async fn add(
+    tx: &mut SqliteConnection,
+    customer: &str,
+    points: i64,
+) -> Result<i64, sqlx::Error> {
     query_scalar(
         "INSERT INTO points (customer_id, balance) VALUES ($1, $2) \
          ON CONFLICT (customer_id) DO UPDATE SET balance = balance + excluded.balance RETURNING balance",
@@ -90,7 +106,11 @@ pub(crate) async fn add(tx: &mut SqliteConnection, customer: &str, points: i64) 
 }
 
 /// Removes points; `None` when the customer has too few. Part of a transaction.
-pub(crate) async fn remove(tx: &mut SqliteConnection, customer: &str, points: i64) -> Result<Option<i64>, sqlx::Error> {
+pub(crate) async fn remove(
+    tx: &mut SqliteConnection,
+    customer: &str,
+    points: i64,
+) -> Result<Option<i64>, sqlx::Error> {
     query_scalar("UPDATE points SET balance = balance - $2 WHERE customer_id = $1 AND balance >= $2 RETURNING balance")
         .bind(customer)
         .bind(points)

@@ -6,7 +6,6 @@
 
 use std::future::Future;
 
-use futures_util::future::BoxFuture;
 use sagamesh_api::saga::v1::Direction;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
@@ -155,15 +154,15 @@ pub async fn enter<C: BarrierConnection>(
 /// durable happened unless the commit may have taken.
 ///
 /// ```ignore
-/// barrier::sql::guarded(&mut *pool.acquire().await?, &command.key(), now, |tx| Box::pin(async move {
+/// barrier::sql::guarded(&mut *pool.acquire().await?, &command.key(), now, async |tx: &mut SqliteConnection| {
 ///     sqlx::query("UPDATE points SET balance = balance + 1").execute(tx).await?;
 ///     Ok(Outcome::done())
-/// })).await
+/// }).await
 /// ```
 pub async fn guarded<C, W>(connection: &mut C, key: &Key, now_millis: i64, work: W) -> Outcome
 where
     C: BarrierConnection,
-    W: for<'a> FnOnce(&'a mut C) -> BoxFuture<'a, Result<Outcome, sqlx::Error>> + Send,
+    W: AsyncFnOnce(&mut C) -> Result<Outcome, sqlx::Error>,
 {
     let mut transaction = match connection.begin().await {
         Ok(transaction) => transaction,

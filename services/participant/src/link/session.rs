@@ -309,6 +309,15 @@ impl Link {
                 "this version of the participant has no handler for it; is a rollout under way?";
             return self.decline(stream, command, "ACTION_NOT_REGISTERED", why);
         };
+        if !self.attempts.has_room() {
+            self.attempts.refund();
+            return self.decline(
+                stream,
+                command,
+                "NO_ROOM",
+                "the participant is busy with earlier commands",
+            );
+        }
         self.attempts.started(command.lease_token);
         let (handler, metrics) = (
             Arc::clone(&registered.handler),
