@@ -5,7 +5,7 @@ use std::time::Duration;
 use participant::barrier::Key;
 use participant::barrier::sql::{self, Entry};
 use participant::{Direction, Outcome};
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use sqlx::{Connection as _, SqliteConnection};
 
 const NOW: i64 = 1_000;
 
