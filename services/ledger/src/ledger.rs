@@ -16,6 +16,7 @@ use crate::feed::{FeedService, Subscription};
 use crate::log::Log;
 use crate::projection::{Followers, Projection};
 use crate::sql::{Sql, Tx};
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Durability, Store};
 use crate::{Error, Recorded, StreamId};
@@ -327,9 +328,7 @@ async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, Error> {
         return Ok(Arc::new(disk.open().await?));
     }
     if !config.database_url.is_empty() {
-        return Err(Error::Config(
-            "PostgreSQL is not available in this build".into(),
-        ));
+        return Ok(Arc::new(PostgresStore::open(config).await?));
     }
     Ok(Arc::new(SqliteStore::open(&config.sqlite_path()).await?))
 }

@@ -19,6 +19,8 @@ mod recorded;
 pub mod sql;
 mod store;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use committer::{CommitterOptions, Executed, Outcome};
 pub use config::StoreConfig;

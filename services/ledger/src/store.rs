@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::sql::{Sql, Tx};
 use crate::{Cursor, Error, Recorded, StreamId};
 
+pub(crate) mod postgres;
 pub(crate) mod schema;
 pub(crate) mod simulated;
 pub(crate) mod sqlite;

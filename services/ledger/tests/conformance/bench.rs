@@ -37,6 +37,16 @@ impl Bench {
         }
     }
 
+    /// `None` when PostgreSQL is not on this machine.
+    pub async fn postgres() -> Option<Self> {
+        let url = ledger::testing::postgres().await?.database().await;
+        Some(Self {
+            config: StoreConfig::postgres(url, "test"),
+            disk: None,
+            _folder: None,
+        })
+    }
+
     pub async fn open(&self) -> Open {
         self.open_with(CommitterOptions::default(), 1).await
     }

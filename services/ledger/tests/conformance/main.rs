@@ -13,6 +13,13 @@ macro_rules! on_every_store {
         mod sqlite {
             $(#[tokio::test] async fn $case() { super::suite::$case(crate::bench::Bench::sqlite()).await; })*
         }
+        mod postgres {
+            $(#[tokio::test] async fn $case() {
+                if let Some(bench) = crate::bench::Bench::postgres().await {
+                    super::suite::$case(bench).await;
+                }
+            })*
+        }
     };
 }
 

@@ -1,0 +1,431 @@
+//! PostgreSQL: any number of writers, one round trip per batch.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool, Row as _};
+use uuid::Uuid;
+
+use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Store};
+use crate::sql::{Connection, Pool, Sql, Tx};
+use crate::{Error, Recorded, StoreConfig, StreamId};
+
+mod open;
+
+/// The shard this process writes; there is one so far.
+const SHARD: i64 = 0;
+
+const APPEND: &str = "SELECT first, stale_streams, stale_keys FROM ledger_append(\
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+
+const LOAD: &str = "SELECT e.stream, e.version, e.type, e.data FROM unnest($1::text[], $2::bigint[]) AS x (stream, after) \
+    CROSS JOIN LATERAL (SELECT * FROM ledger_events e WHERE e.stream = x.stream AND e.version > x.after ORDER BY e.version) e";
+
+const READ: &str = "SELECT position, stream, version, type, data, commit_time FROM ledger_events \
+    WHERE shard = $1 AND position > $2 ORDER BY position LIMIT $3";
+
+const STREAMS: &str = "SELECT stream FROM ledger_events WHERE version = 1 AND stream > $1 AND stream >= $2 AND stream < $3 \
+    ORDER BY stream LIMIT $4";
+
+/// A ledger in a PostgreSQL database, in a schema of the service's name.
+pub(crate) struct PostgresStore {
+    name: String,
+    log_id: Arc<str>,
+    writer: String,
+    session: AtomicI64,
+    /// Appends and look-ups only, so that projections do not hold them up.
+    appends: PgPool,
+    transactions: PgPool,
+    queries: PgPool,
+}
+
+impl PostgresStore {
+    /// Connects, and creates the tables if there are none.
+    pub(crate) async fn open(config: &StoreConfig) -> Result<Self, Error> {
+        let schema = if config.name.is_empty() {
+            "ledger".to_owned()
+        } else {
+            config.name.replace('-', "_")
+        };
+        if !schema
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        {
+            return Err(Error::Config(format!(
+                "{schema} cannot name a schema: use lower-case letters, digits and _"
+            )));
+        }
+        let options = PgConnectOptions::from_str(&config.database_url)
+            .map_err(|_| {
+                Error::Config(
+                    "the database URL is not of the form postgres://user@host:port/database".into(),
+                )
+            })?
+            .options([("search_path", schema.as_str())])
+            .application_name(&format!("sagamesh-{schema}"))
+            .disable_statement_logging();
+        let name = format!(
+            "PostgreSQL database {} on {}, schema {schema}",
+            options.get_database().unwrap_or("postgres"),
+            options.get_host()
+        );
+        let pool = |size, read_only: &str| {
+            PgPoolOptions::new()
+                .max_connections(size)
+                .acquire_timeout(Duration::from_secs(10))
+                .connect_lazy_with(
+                    options
+                        .clone()
+                        .options([("default_transaction_read_only", read_only)]),
+                )
+        };
+        let (appends, transactions, queries) = (pool(2, "off"), pool(4, "off"), pool(8, "on"));
+        let writer = Uuid::now_v7().to_string();
+        let log_id = open::prepare(&appends, &name, &schema, &writer).await?;
+        Ok(Self {
+            name,
+            log_id,
+            writer,
+            session: AtomicI64::new(1),
+            appends,
+            transactions,
+            queries,
+        })
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
+        let events = &batch.events;
+        let (expected, expected_versions): (Vec<_>, Vec<_>) = batch
+            .expected
+            .iter()
+            .map(|(stream, version)| (stream.as_str(), *version as i64))
+            .unzip();
+        let row = sqlx::query(APPEND)
+            .bind(SHARD)
+            .bind(&self.writer)
+            .bind(self.session.load(Ordering::Relaxed))
+            .bind(batch.id.to_string())
+            .bind(batch.commit_millis)
+            .bind(
+                events
+                    .iter()
+                    .map(|row| row.stream.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                events
+                    .iter()
+                    .map(|row| row.version as i64)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(events.iter().map(|row| row.type_name).collect::<Vec<_>>())
+            .bind(events.iter().map(|row| &*row.data).collect::<Vec<&[u8]>>())
+            .bind(
+                batch
+                    .inbox
+                    .iter()
+                    .map(|(key, _)| &**key)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .inbox
+                    .iter()
+                    .map(|(_, value)| &**value)
+                    .collect::<Vec<&[u8]>>(),
+            )
+            .bind(expected)
+            .bind(expected_versions)
+            .bind(batch.absent.iter().map(|key| &**key).collect::<Vec<_>>())
+            .bind(
+                batch
+                    .cursors
+                    .iter()
+                    .map(|cursor| cursor.consumer.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .cursors
+                    .iter()
+                    .map(|cursor| cursor.log_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .cursors
+                    .iter()
+                    .map(|cursor| cursor.position as i64)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .snapshots
+                    .iter()
+                    .map(|snapshot| snapshot.stream.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .snapshots
+                    .iter()
+                    .map(|snapshot| snapshot.version as i64)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .snapshots
+                    .iter()
+                    .map(|snapshot| snapshot.data.as_slice())
+                    .collect::<Vec<&[u8]>>(),
+            )
+            .fetch_one(&self.appends)
+            .await
+            .map_err(|error| open::explain(&self.name, error))?;
+        let streams: Option<Vec<String>> = row.try_get(1).map_err(Error::from)?;
+        let keys: Option<Vec<String>> = row.try_get(2).map_err(Error::from)?;
+        if streams.is_some() || keys.is_some() {
+            let streams = streams
+                .unwrap_or_default()
+                .into_iter()
+                .map(StreamId::from)
+                .collect();
+            return Err(AppendError::Stale {
+                streams,
+                keys: keys.unwrap_or_default(),
+            });
+        }
+        Ok(row.try_get::<i64, _>(0).map_err(Error::from)? as u64)
+    }
+
+    /// Ends the session, so that a statement that is still on its way is refused, and then looks.
+    async fn lookup(&self, batch: &Batch) -> Result<Option<u64>, Error> {
+        let mut tx = self.appends.begin().await?;
+        sqlx::query("SELECT 1 FROM ledger_shards WHERE shard = $1 FOR UPDATE")
+            .bind(SHARD)
+            .execute(&mut *tx)
+            .await?;
+        let row = sqlx::query("UPDATE ledger_writers SET session = session + 1 WHERE writer = $1 RETURNING session, batch, first")
+            .bind(&self.writer)
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.session.store(row.try_get(0)?, Ordering::Relaxed);
+        let written = row
+            .try_get::<Option<&str>, _>(1)?
+            .is_some_and(|found| found == batch.id.to_string());
+        Ok(if written {
+            row.try_get::<Option<i64>, _>(2)?.map(|first| first as u64)
+        } else {
+            None
+        })
+    }
+
+    async fn load_streams(
+        &self,
+        streams: &[StreamId],
+        snapshots: bool,
+    ) -> Result<Vec<Loaded>, Error> {
+        let mut loaded: Vec<Loaded> = streams
+            .iter()
+            .map(|stream| Loaded {
+                stream: stream.clone(),
+                snapshot: None,
+                events: Vec::new(),
+            })
+            .collect();
+        let at: std::collections::HashMap<&str, usize> = streams
+            .iter()
+            .enumerate()
+            .map(|(at, stream)| (stream.as_str(), at))
+            .collect();
+        let names: Vec<&str> = streams.iter().map(StreamId::as_str).collect();
+        // Snapshots only ever move forward and events never go: two statements may see different moments.
+        if snapshots {
+            let rows = sqlx::query(
+                "SELECT stream, version, data FROM ledger_snapshots WHERE stream = ANY($1)",
+            )
+            .bind(&names)
+            .fetch_all(&self.appends)
+            .await?;
+            for row in rows {
+                loaded[at[row.try_get::<&str, _>(0)?]].snapshot =
+                    Some((row.try_get::<i64, _>(1)? as u64, row.try_get(2)?));
+            }
+        }
+        let after = |loaded: &Loaded| {
+            loaded
+                .snapshot
+                .as_ref()
+                .map_or(0, |(version, _)| *version as i64)
+        };
+        let after: Vec<i64> = loaded.iter().map(after).collect();
+        for row in sqlx::query(LOAD)
+            .bind(&names)
+            .bind(after)
+            .fetch_all(&self.appends)
+            .await?
+        {
+            let event = (
+                row.try_get::<i64, _>(1)? as u64,
+                row.try_get(2)?,
+                row.try_get(3)?,
+            );
+            loaded[at[row.try_get::<&str, _>(0)?]].events.push(event);
+        }
+        Ok(loaded)
+    }
+}
+
+impl Store for PostgresStore {
+    fn log_id(&self) -> Arc<str> {
+        Arc::clone(&self.log_id)
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn exclusive(&self) -> bool {
+        false
+    }
+
+    fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<u64, AppendError>> {
+        Box::pin(self.write(batch))
+    }
+
+    fn find<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Option<u64>, Error>> {
+        Box::pin(self.lookup(batch))
+    }
+
+    fn load<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
+        Box::pin(self.load_streams(streams, snapshots))
+    }
+
+    fn inbox<'a>(
+        &'a self,
+        keys: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Vec<(String, Vec<u8>)>, Error>> {
+        Box::pin(async move {
+            let rows = sqlx::query("SELECT key, value FROM ledger_inbox WHERE key = ANY($1)")
+                .bind(keys.iter().map(|key| &**key).collect::<Vec<&str>>())
+                .fetch_all(&self.appends)
+                .await?;
+            rows.iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+                .collect()
+        })
+    }
+
+    fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
+        Box::pin(async move {
+            let query = sqlx::query(READ)
+                .bind(SHARD)
+                .bind(after as i64)
+                .bind(limit as i64);
+            let rows = query.fetch_all(&self.transactions).await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(Recorded {
+                        position: row.try_get::<i64, _>(0)? as u64,
+                        stream: StreamId::from(row.try_get::<&str, _>(1)?),
+                        version: row.try_get::<i64, _>(2)? as u64,
+                        type_name: row.try_get::<String, _>(3)?.into(),
+                        data: row.try_get::<&[u8], _>(4)?.into(),
+                        commit_millis: row.try_get(5)?,
+                    })
+                })
+                .collect()
+        })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let query =
+                sqlx::query_scalar::<_, i64>("SELECT head FROM ledger_shards WHERE shard = $1")
+                    .bind(SHARD);
+            Ok(query.fetch_one(&self.transactions).await? as u64)
+        })
+    }
+
+    fn streams<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<StreamId>, Error>> {
+        Box::pin(async move {
+            let end = format!("{prefix}\u{10FFFF}");
+            let query = sqlx::query_scalar::<_, String>(STREAMS)
+                .bind(after)
+                .bind(prefix)
+                .bind(end)
+                .bind(limit as i64);
+            Ok(query
+                .fetch_all(&self.transactions)
+                .await?
+                .into_iter()
+                .map(StreamId::from)
+                .collect())
+        })
+    }
+
+    fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>> {
+        Box::pin(async move {
+            let mut tx = self.transactions.begin().await?;
+            if durability == Durability::Later {
+                sqlx::query("SET LOCAL synchronous_commit = off")
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Ok(Tx(Connection::Postgres(tx)))
+        })
+    }
+
+    fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let Connection::Postgres(tx) = tx.0 else {
+                return Err(Error::Contract(
+                    "a transaction was given to another store".into(),
+                ));
+            };
+            tx.commit()
+                .await
+                .map_err(|error| open::explain(&self.name, error))
+        })
+    }
+
+    fn reader(&self) -> Sql {
+        Sql(Pool::Postgres(self.queries.clone()))
+    }
+
+    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(async move {
+            let sql = "DELETE FROM ledger_inbox WHERE id IN (SELECT id FROM ledger_inbox ORDER BY id LIMIT 1000) AND commit_time < $1";
+            Ok(sqlx::query(sql)
+                .bind(before_millis)
+                .execute(&self.transactions)
+                .await?
+                .rows_affected())
+        })
+    }
+
+    fn maintain(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            for pool in [&self.appends, &self.transactions, &self.queries] {
+                pool.close().await;
+            }
+        })
+    }
+}
