@@ -24,8 +24,8 @@ use std::time::Duration;
 use ledger::{Decider, Decision, ExecuteError, Executed, View};
 
 use crate::Outcome;
-pub use crate::barrier::inbox::{Entry, record};
 use crate::barrier::inbox::{self, Rows};
+pub use crate::barrier::inbox::{Entry, record};
 use crate::barrier::{DecodeError, Key};
 
 /// After how long a command that an overloaded ledger shed is worth another attempt.
@@ -38,14 +38,21 @@ pub fn keys(key: &Key) -> Vec<String> {
 }
 
 /// What to do with a command, given what is in the ledger.
-pub fn check<D: Decider>(view: &View<'_, D>, key: &Key, now_millis: i64) -> Result<Entry, DecodeError> {
+pub fn check<D: Decider>(
+    view: &View<'_, D>,
+    key: &Key,
+    now_millis: i64,
+) -> Result<Entry, DecodeError> {
     inbox::check(key, now_millis, |row| view.inbox(row))
 }
 
 /// A decision that answers `outcome` and writes these rows, and no events.
 #[must_use]
 pub fn answer<E>(outcome: Outcome, rows: Rows) -> Decision<E, Outcome> {
-    Decision { inbox: rows, ..Decision::new(outcome) }
+    Decision {
+        inbox: rows,
+        ..Decision::new(outcome)
+    }
 }
 
 /// The outcome to give to the coordinator for what the ledger answered; the decider's own rejection is handed back.
@@ -60,10 +67,14 @@ pub fn outcome_of<R>(answer: Result<Executed<Outcome>, ExecuteError<R>>) -> Resu
         ),
         Err(ExecuteError::Storage(error)) => {
             tracing::warn!(%error, "a step could not be written");
-            Outcome::transient("STORAGE_UNAVAILABLE", "the participant's storage failed; nothing was done")
+            Outcome::transient(
+                "STORAGE_UNAVAILABLE",
+                "the participant's storage failed; nothing was done",
+            )
         }
-        Err(ExecuteError::Unavailable) => {
-            Outcome::unknown("SHUTTING_DOWN", "the participant is shutting down and may or may not have done it")
-        }
+        Err(ExecuteError::Unavailable) => Outcome::unknown(
+            "SHUTTING_DOWN",
+            "the participant is shutting down and may or may not have done it",
+        ),
     })
 }

@@ -11,7 +11,12 @@ const NOW: i64 = 1_000;
 
 fn key(saga: &str, direction: Direction) -> Key {
     let not_after = (direction == Direction::Action).then_some(NOW);
-    Key { saga_id: saga.into(), step: "step".into(), direction, not_after }
+    Key {
+        saga_id: saga.into(),
+        step: "step".into(),
+        direction,
+        not_after,
+    }
 }
 
 fn action(saga: &str) -> Key {
@@ -23,7 +28,9 @@ fn compensation(saga: &str) -> Key {
 }
 
 fn reason(outcome: &Outcome) -> &str {
-    outcome.failure().map_or("", |failure| failure.reason.as_str())
+    outcome
+        .failure()
+        .map_or("", |failure| failure.reason.as_str())
 }
 
 macro_rules! suite {
@@ -34,7 +41,9 @@ macro_rules! suite {
         async fn guarded(db: &mut $connection, key: &Key, outcome: Outcome) -> Outcome {
             let (saga, what) = (key.saga_id.clone(), format!("{:?}", key.direction));
             let work = async move |tx: &mut $connection| {
-                let note = sqlx::query("INSERT INTO effects (saga_id, what) VALUES ($1, $2)").bind(saga).bind(what);
+                let note = sqlx::query("INSERT INTO effects (saga_id, what) VALUES ($1, $2)")
+                    .bind(saga)
+                    .bind(what);
                 note.execute(tx).await?;
                 Ok(outcome)
             };
@@ -43,64 +52,106 @@ macro_rules! suite {
 
         /// What was done for a saga.
         async fn effects(db: &mut $connection, saga: &str) -> Vec<String> {
-            let effects = sqlx::query_scalar("SELECT what FROM effects WHERE saga_id = $1 ORDER BY what").bind(saga);
+            let effects =
+                sqlx::query_scalar("SELECT what FROM effects WHERE saga_id = $1 ORDER BY what")
+                    .bind(saga);
             effects.fetch_all(db).await.unwrap()
         }
 
         #[tokio::test]
         async fn a_duplicate_is_answered_as_the_first_time() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
             let first = guarded(&mut db, &action("s"), Outcome::text("42")).await;
             assert_eq!(first, Outcome::text("42"));
-            assert_eq!(guarded(&mut db, &action("s"), Outcome::text("43")).await, first);
+            assert_eq!(
+                guarded(&mut db, &action("s"), Outcome::text("43")).await,
+                first
+            );
             let undone = guarded(&mut db, &compensation("s"), Outcome::done()).await;
-            assert_eq!(guarded(&mut db, &compensation("s"), Outcome::text("again")).await, undone);
+            assert_eq!(
+                guarded(&mut db, &compensation("s"), Outcome::text("again")).await,
+                undone
+            );
             assert_eq!(effects(&mut db, "s").await, ["Action", "Compensation"]);
             // Another step or saga is another matter.
-            let other = Key { step: "other".into(), ..action("s") };
-            assert_eq!(guarded(&mut db, &other, Outcome::done()).await, Outcome::done());
+            let other = Key {
+                step: "other".into(),
+                ..action("s")
+            };
+            assert_eq!(
+                guarded(&mut db, &other, Outcome::done()).await,
+                Outcome::done()
+            );
         }
 
         #[tokio::test]
         async fn a_rejection_is_for_good_and_leaves_nothing_to_undo() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
             let no = guarded(&mut db, &action("s"), Outcome::rejected("NO", "no")).await;
             assert_eq!(guarded(&mut db, &action("s"), Outcome::done()).await, no);
             let before = effects(&mut db, "s").await;
-            assert_eq!(guarded(&mut db, &compensation("s"), Outcome::text("ran")).await, Outcome::done());
+            assert_eq!(
+                guarded(&mut db, &compensation("s"), Outcome::text("ran")).await,
+                Outcome::done()
+            );
             assert_eq!(effects(&mut db, "s").await, before);
         }
 
         #[tokio::test]
         async fn what_is_not_final_leaves_nothing_behind() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
-            for outcome in [Outcome::transient("LATER", ""), Outcome::unknown("WHO_KNOWS", "")] {
-                assert_eq!(guarded(&mut db, &action("s"), outcome.clone()).await, outcome);
+            for outcome in [
+                Outcome::transient("LATER", ""),
+                Outcome::unknown("WHO_KNOWS", ""),
+            ] {
+                assert_eq!(
+                    guarded(&mut db, &action("s"), outcome.clone()).await,
+                    outcome
+                );
                 assert!(effects(&mut db, "s").await.is_empty());
             }
             let broken = async |tx: &mut $connection| {
-                sqlx::query("INSERT INTO no_such_table VALUES (1)").execute(tx).await?;
+                sqlx::query("INSERT INTO no_such_table VALUES (1)")
+                    .execute(tx)
+                    .await?;
                 Ok(Outcome::done())
             };
             let outcome = sql::guarded(&mut db, &action("s"), NOW, broken).await;
             assert_eq!(reason(&outcome), "DATABASE_UNAVAILABLE");
-            assert_eq!(guarded(&mut db, &action("s"), Outcome::done()).await, Outcome::done());
+            assert_eq!(
+                guarded(&mut db, &action("s"), Outcome::done()).await,
+                Outcome::done()
+            );
             // A compensation that says no may be tried again.
             let no = Outcome::rejected("NOT_NOW", "");
             assert_eq!(guarded(&mut db, &compensation("s"), no.clone()).await, no);
-            assert_eq!(guarded(&mut db, &compensation("s"), Outcome::done()).await, Outcome::done());
+            assert_eq!(
+                guarded(&mut db, &compensation("s"), Outcome::done()).await,
+                Outcome::done()
+            );
             assert_eq!(effects(&mut db, "s").await, ["Action", "Compensation"]);
         }
 
         #[tokio::test]
         async fn an_empty_compensation_does_nothing_and_its_action_is_refused() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
             for _ in 0..2 {
-                assert_eq!(guarded(&mut db, &compensation("s"), Outcome::text("ran")).await, Outcome::done());
+                assert_eq!(
+                    guarded(&mut db, &compensation("s"), Outcome::text("ran")).await,
+                    Outcome::done()
+                );
             }
             for _ in 0..2 {
                 let late = guarded(&mut db, &action("s"), Outcome::done()).await;
@@ -111,21 +162,43 @@ macro_rules! suite {
 
         #[tokio::test]
         async fn an_action_does_not_take_effect_after_its_last_moment() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
-            let late = Key { not_after: Some(NOW - 1), ..action("s") };
-            assert_eq!(reason(&guarded(&mut db, &late, Outcome::done()).await), "TOO_LATE");
+            let late = Key {
+                not_after: Some(NOW - 1),
+                ..action("s")
+            };
+            assert_eq!(
+                reason(&guarded(&mut db, &late, Outcome::done()).await),
+                "TOO_LATE"
+            );
             assert!(effects(&mut db, "s").await.is_empty());
             // Nothing was recorded: in time it runs. A late duplicate of that is a replay.
-            assert_eq!(guarded(&mut db, &action("s"), Outcome::done()).await, Outcome::done());
-            assert_eq!(guarded(&mut db, &late, Outcome::text("ran")).await, Outcome::done());
-            let undo = Key { not_after: Some(0), ..compensation("s") };
-            assert_eq!(guarded(&mut db, &undo, Outcome::done()).await, Outcome::done());
+            assert_eq!(
+                guarded(&mut db, &action("s"), Outcome::done()).await,
+                Outcome::done()
+            );
+            assert_eq!(
+                guarded(&mut db, &late, Outcome::text("ran")).await,
+                Outcome::done()
+            );
+            let undo = Key {
+                not_after: Some(0),
+                ..compensation("s")
+            };
+            assert_eq!(
+                guarded(&mut db, &undo, Outcome::done()).await,
+                Outcome::done()
+            );
         }
 
         #[tokio::test]
         async fn rows_are_forgotten_by_age() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
             for saga in ["a", "b", "c"] {
                 guarded(&mut db, &action(saga), Outcome::done()).await;
@@ -138,7 +211,11 @@ macro_rules! suite {
 
         /// Runs `second` while the transaction of `first` is open, after which that commits or rolls back. Returns what
         /// `second` says; it must not have said anything before.
-        async fn overlapping(first: Key, outcome: Option<Outcome>, second: Key) -> Option<(Outcome, Vec<String>)> {
+        async fn overlapping(
+            first: Key,
+            outcome: Option<Outcome>,
+            second: Key,
+        ) -> Option<(Outcome, Vec<String>)> {
             let database = <$database>::create().await?;
             let (mut db, mut other) = (database.connect().await, database.connect().await);
             let mut tx = db.begin().await.unwrap();
@@ -149,7 +226,11 @@ macro_rules! suite {
             });
             tokio::pin!(waiting);
             let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
-            assert!(early.is_err(), "it did not wait for the other transaction: {:?}", early.unwrap().unwrap().0);
+            assert!(
+                early.is_err(),
+                "it did not wait for the other transaction: {:?}",
+                early.unwrap().unwrap().0
+            );
             match (entry, outcome) {
                 (Entry::Proceed(pass), Some(outcome)) => {
                     assert!(pass.record(&mut *tx, &outcome).await.unwrap());
@@ -165,14 +246,18 @@ macro_rules! suite {
         #[tokio::test]
         async fn two_duplicates_run_one_after_the_other() {
             let first = Some(Outcome::text("first"));
-            let Some((says, effects)) = overlapping(action("s"), first, action("s")).await else { return };
+            let Some((says, effects)) = overlapping(action("s"), first, action("s")).await else {
+                return;
+            };
             assert_eq!(says, Outcome::text("first"));
             assert!(effects.is_empty());
         }
 
         #[tokio::test]
         async fn a_duplicate_of_what_was_rolled_back_runs() {
-            let Some((says, effects)) = overlapping(action("s"), None, action("s")).await else { return };
+            let Some((says, effects)) = overlapping(action("s"), None, action("s")).await else {
+                return;
+            };
             assert_eq!(says, Outcome::text("second"));
             assert_eq!(effects, ["Action"]);
         }
@@ -180,7 +265,10 @@ macro_rules! suite {
         #[tokio::test]
         async fn a_compensation_waits_for_its_action_and_undoes_it() {
             let first = Some(Outcome::done());
-            let Some((says, effects)) = overlapping(action("s"), first, compensation("s")).await else { return };
+            let Some((says, effects)) = overlapping(action("s"), first, compensation("s")).await
+            else {
+                return;
+            };
             assert_eq!(says, Outcome::text("second"));
             assert_eq!(effects, ["Compensation"]);
         }
@@ -188,29 +276,45 @@ macro_rules! suite {
         #[tokio::test]
         async fn an_action_waits_for_its_compensation_and_is_refused() {
             let first = Some(Outcome::done());
-            let Some((says, effects)) = overlapping(compensation("s"), first, action("s")).await else { return };
+            let Some((says, effects)) = overlapping(compensation("s"), first, action("s")).await
+            else {
+                return;
+            };
             assert_eq!(reason(&says), "COMPENSATED_BEFORE");
             assert!(effects.is_empty());
         }
 
         #[tokio::test]
         async fn many_at_once_are_as_good_as_one_after_the_other() {
-            let Some(database) = <$database>::create().await else { return };
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
             let mut db = database.connect().await;
             for round in 0..4 {
                 let saga = format!("saga-{round}");
                 let mut all = tokio::task::JoinSet::new();
                 for number in 0..12 {
                     let mut db = database.connect().await;
-                    let key = if number % 3 == round % 3 { compensation(&saga) } else { action(&saga) };
-                    let outcome = if number % 4 == 0 { Outcome::transient("LATER", "") } else { Outcome::done() };
+                    let key = if number % 3 == round % 3 {
+                        compensation(&saga)
+                    } else {
+                        action(&saga)
+                    };
+                    let outcome = if number % 4 == 0 {
+                        Outcome::transient("LATER", "")
+                    } else {
+                        Outcome::done()
+                    };
                     all.spawn(async move { guarded(&mut db, &key, outcome).await });
                 }
                 all.join_all().await;
                 let settled = guarded(&mut db, &compensation(&saga), Outcome::done()).await;
                 assert_eq!(settled, Outcome::done());
                 let effects = effects(&mut db, &saga).await;
-                assert!(effects.is_empty() || effects == ["Action", "Compensation"], "{effects:?}");
+                assert!(
+                    effects.is_empty() || effects == ["Action", "Compensation"],
+                    "{effects:?}"
+                );
             }
         }
     };
@@ -226,7 +330,10 @@ mod sqlite {
         async fn create() -> Option<Self> {
             let file = Self(tempfile::tempdir().unwrap());
             let mut db = file.connect().await;
-            sqlx::query("CREATE TABLE effects (saga_id TEXT, what TEXT)").execute(&mut db).await.unwrap();
+            sqlx::query("CREATE TABLE effects (saga_id TEXT, what TEXT)")
+                .execute(&mut db)
+                .await
+                .unwrap();
             sql::create_table(&mut db).await.unwrap();
             Some(file)
         }
@@ -239,6 +346,53 @@ mod sqlite {
                 .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
                 .busy_timeout(Duration::from_secs(20));
             options.connect().await.unwrap()
+        }
+    }
+}
+
+mod postgres {
+    use sqlx::PgConnection;
+
+    suite!(PgConnection, Schema);
+
+    /// A schema of its own on the test server.
+    struct Schema {
+        url: String,
+        name: String,
+    }
+
+    impl Schema {
+        async fn create() -> Option<Self> {
+            let url = std::env::var("SAGAMESH_TEST_POSTGRES").ok()?;
+            let schema = Self {
+                url,
+                name: format!("barrier_{}", uuid::Uuid::now_v7().simple()),
+            };
+            let mut db = PgConnection::connect(&schema.url).await.unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+                "CREATE SCHEMA {}",
+                schema.name
+            )))
+            .execute(&mut db)
+            .await
+            .unwrap();
+            let mut db = schema.connect().await;
+            sqlx::query("CREATE TABLE effects (saga_id TEXT, what TEXT)")
+                .execute(&mut db)
+                .await
+                .unwrap();
+            sql::create_table(&mut db).await.unwrap();
+            Some(schema)
+        }
+
+        async fn connect(&self) -> PgConnection {
+            let mut db = PgConnection::connect(&self.url).await.unwrap();
+            let path = format!("SET search_path = {}", self.name);
+            sqlx::raw_sql(sqlx::AssertSqlSafe(path))
+                .execute(&mut db)
+                .await
+                .unwrap();
+            db
         }
     }
 }
