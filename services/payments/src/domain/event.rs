@@ -3,7 +3,7 @@
 use prost::Message as _;
 use sagamesh_api::shop::payments::v1 as api;
 
-use super::journal;
+use super::{Operation, journal};
 
 /// Everything that can happen to a payment.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,25 @@ impl Event {
             Self::Captured(event) => event.entry.as_ref(),
             Self::Refunded(event) => event.entry.as_ref(),
             Self::Intent(_) | Self::Declined(_) => None,
+        }
+    }
+
+    /// What people are shown from this event on; none if it changes nothing that they see.
+    pub fn shows(&self) -> Option<api::PaymentState> {
+        match self {
+            Self::Intent(intent) => match Operation::parse(&intent.operation)? {
+                Operation::Authorize => Some(api::PaymentState::Authorizing),
+                Operation::Capture => Some(api::PaymentState::Capturing),
+                Operation::Void | Operation::Refund => None,
+            },
+            Self::Authorized(_) => Some(api::PaymentState::Authorized),
+            Self::Declined(declined) => match Operation::parse(&declined.operation)? {
+                Operation::Authorize | Operation::Capture => Some(api::PaymentState::Declined),
+                Operation::Void | Operation::Refund => None,
+            },
+            Self::Voided(_) => Some(api::PaymentState::Voided),
+            Self::Captured(_) => Some(api::PaymentState::Captured),
+            Self::Refunded(_) => Some(api::PaymentState::Refunded),
         }
     }
 }

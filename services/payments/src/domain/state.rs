@@ -1,6 +1,5 @@
 //! What events add up to.
 
-use sagamesh_api::shop::payments::v1::PaymentState;
 use sagamesh_api::shop::v1::Money;
 
 use super::Event;
@@ -46,7 +45,7 @@ impl Operation {
 }
 
 /// What a payment is about.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Details {
     /// Whose money.
     pub customer_id: String,
@@ -54,6 +53,14 @@ pub struct Details {
     pub amount: Money,
     /// Token of the payment method. Secret: never shown nor logged.
     pub payment_method: String,
+}
+
+impl std::fmt::Debug for Details {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Details")
+            .field("amount", &self.amount)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the money is.
@@ -140,21 +147,6 @@ impl Payment {
     fn closed(&mut self, operation: Operation) {
         if self.open == Some(operation) {
             self.open = None;
-        }
-    }
-
-    /// What people are shown.
-    pub fn state(&self) -> PaymentState {
-        match (self.hold, self.open, &self.declined) {
-            (Hold::Nothing, None, None) if self.details.is_none() => PaymentState::Unspecified,
-            (Hold::Nothing, _, Some(_)) => PaymentState::Declined,
-            (Hold::Nothing, _, None) => PaymentState::Authorizing,
-            (Hold::Held, Some(Operation::Capture), _) => PaymentState::Capturing,
-            (Hold::Held, _, Some(_)) => PaymentState::Declined,
-            (Hold::Held, _, None) => PaymentState::Authorized,
-            (Hold::Taken, ..) => PaymentState::Captured,
-            (Hold::LetGo, ..) => PaymentState::Voided,
-            (Hold::GivenBack, ..) => PaymentState::Refunded,
         }
     }
 

@@ -118,10 +118,6 @@ fn in_every_reachable_state_the_books_say_where_the_money_is() {
         assert_eq!(*books, books_of(payment.hold), "{payment:?}");
         assert_eq!(books.values().sum::<i64>(), 0, "{payment:?}");
         assert_eq!(payment.details.is_some(), *payment != Payment::default());
-        assert_eq!(
-            payment.state() == PaymentState::Unspecified,
-            payment.details.is_none()
-        );
         for command in commands() {
             let decision = decide(payment, &command);
             let mut after = payment.clone();
@@ -141,6 +137,12 @@ fn in_every_reachable_state_the_books_say_where_the_money_is() {
                 Next::Done(Ending::Succeeded) => check_success(&command, &after),
                 Next::Done(Ending::Rejected(rejection)) => assert!(!rejection.reason.is_empty()),
             }
+            if let Some(shown) = decision.events.last().and_then(Event::shows) {
+                assert!(
+                    may_show(after.hold).contains(&shown),
+                    "{shown:?} is shown of {after:?}"
+                );
+            }
             if payment.ended() {
                 assert!(
                     decision.events.is_empty(),
@@ -148,6 +150,21 @@ fn in_every_reachable_state_the_books_say_where_the_money_is() {
                 );
             }
         }
+    }
+}
+
+/// What people may be shown when the money is there.
+fn may_show(hold: Hold) -> &'static [PaymentState] {
+    match hold {
+        Hold::Nothing => &[PaymentState::Authorizing, PaymentState::Declined],
+        Hold::Held => &[
+            PaymentState::Authorized,
+            PaymentState::Capturing,
+            PaymentState::Declined,
+        ],
+        Hold::Taken => &[PaymentState::Captured],
+        Hold::LetGo => &[PaymentState::Voided],
+        Hold::GivenBack => &[PaymentState::Refunded],
     }
 }
 
