@@ -79,6 +79,11 @@ pub fn new_root(entropy: &dyn crate::env::Entropy) -> String {
     format!("00-{high:016x}{low:016x}-{span:016x}-01")
 }
 
+/// Whether this is a `traceparent` that would be handed on.
+pub fn is_traceparent(text: &str) -> bool {
+    HeaderValue::from_str(text).is_ok_and(|value| is_valid(&value))
+}
+
 /// The header to send to the next hop.
 pub(crate) fn header() -> Option<HeaderValue> {
     if exporting() {

@@ -88,7 +88,11 @@ impl Verifier {
             validation.set_issuer(&[issuer]);
             validation.set_audience(&[audience]);
             validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-            keys.insert(kid.clone(), (DecodingKey::from_jwk(jwk)?, validation));
+            let key = DecodingKey::from_jwk(jwk)?;
+            anyhow::ensure!(
+                keys.insert(kid.clone(), (key, validation)).is_none(),
+                "two keys of the key set have the `kid` {kid}: give each its own"
+            );
         }
         anyhow::ensure!(
             !keys.is_empty(),
@@ -145,10 +149,11 @@ impl Verifier {
         let claims = jsonwebtoken::decode::<Claims>(token, key, validation)
             .map_err(|error| explain(&error))?
             .claims;
-        if claims.sub.is_empty() || claims.sub.len() > 128 {
+        let printable = claims.sub.bytes().all(|byte| byte.is_ascii_graphic());
+        if claims.sub.is_empty() || claims.sub.len() > 128 || !printable {
             return Err(refused(
                 "TOKEN_MALFORMED",
-                "the token's `sub` must have 1 to 128 characters",
+                "the token's `sub` must have 1 to 128 printable ASCII characters without spaces",
             ));
         }
         Ok(Caller {

@@ -1,14 +1,21 @@
 //! What every request passes on its way in: request id, trace, metrics, rate limits, token.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, header};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body_util::BodyExt as _;
+use tonic::Code;
 use tracing::Instrument as _;
 
+use crate::ERRORS;
 use crate::gateway::Gateway;
 use crate::limits::{Allowance, TooMany};
 use crate::problem::HttpProblem;
@@ -31,6 +38,7 @@ pub(crate) async fn observe(
         .headers()
         .get(chassis::trace::TRACEPARENT)
         .and_then(|value| value.to_str().ok())
+        .filter(|incoming| chassis::trace::is_traceparent(incoming))
     {
         Some(incoming) => incoming.to_owned(),
         None => chassis::trace::new_root(&*gateway.entropy),
@@ -54,14 +62,77 @@ pub(crate) async fn observe(
     let elapsed = started.elapsed().as_secs_f64();
     span.record("http.response.status_code", status);
     let labels = [
-        ("method", method.as_str().to_owned()),
+        ("method", known(&method).to_owned()),
         ("route", route),
         ("status", status.to_string()),
     ];
     metrics::histogram!("http_server_request_duration_seconds", &labels).record(elapsed);
     span.in_scope(|| tracing::debug!(status, seconds = elapsed, "answered"));
     response.headers_mut().insert(REQUEST_ID, id);
+    // JSON is never to be taken for a page.
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
+}
+
+/// The method as a label: whatever else a stranger invents shares one.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "OTHER",
+    }
+}
+
+/// Longest that a request may take to its answer's first byte: the handlers' own limits are shorter, this one bounds
+/// callers who send their body by the byte.
+const LONGEST: Duration = Duration::from_secs(90);
+
+/// Handles so many requests at a time. A place is kept until the answer's body has ended, so streams count.
+pub(crate) async fn place(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let grpc = is_grpc(request.headers());
+    let Ok(place) = Arc::clone(&gateway.places).try_acquire_owned() else {
+        metrics::counter!("http_server_shed_total").increment(1);
+        let text = "the gateway handles as many requests as it may: try again later";
+        let problem = ERRORS
+            .problem(Code::ResourceExhausted, "OVERLOADED", text)
+            .retry_after(Duration::from_secs(1));
+        return answer_as(problem, StatusCode::SERVICE_UNAVAILABLE, grpc);
+    };
+    let Ok(response) = tokio::time::timeout(LONGEST, next.run(request)).await else {
+        let text = "the request took too long to arrive or to be answered";
+        let problem = ERRORS.problem(Code::DeadlineExceeded, "REQUEST_TIMEOUT", text);
+        return answer_as(problem, StatusCode::REQUEST_TIMEOUT, grpc);
+    };
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _held = &place;
+            frame
+        }))
+    })
+}
+
+/// A panic in a handler is a problem for its caller alone.
+pub(crate) async fn panics(request: Request, next: Next) -> Response {
+    let grpc = is_grpc(request.headers());
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    handled.unwrap_or_else(|_| {
+        metrics::counter!("http_server_panics_total").increment(1);
+        // The panic's own text went to stderr; it may hold anything, so it goes nowhere else.
+        let text = "a handler panicked";
+        answer(ERRORS.problem(Code::Internal, "PANIC", text), grpc)
+    })
 }
 
 /// The caller's own request id, if it is a sensible one.
@@ -116,6 +187,11 @@ pub(crate) async fn subject(
     let mut response = next.run(request).await;
     if !grpc {
         rate_headers(response.headers_mut(), allowance);
+        // One customer's data: nobody in between may keep it.
+        let headers = response.headers_mut();
+        if !headers.contains_key(header::CACHE_CONTROL) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
     }
     response
 }
@@ -126,6 +202,15 @@ fn answer(problem: chassis::Problem, grpc: bool) -> Response {
         tonic::Status::from(problem).into_http::<axum::body::Body>()
     } else {
         HttpProblem::from(problem).into_response()
+    }
+}
+
+/// The same, with an HTTP status of its own.
+fn answer_as(problem: chassis::Problem, http: StatusCode, grpc: bool) -> Response {
+    if grpc {
+        answer(problem, grpc)
+    } else {
+        HttpProblem::with_status(problem, http).into_response()
     }
 }
 
@@ -154,7 +239,7 @@ fn rate_headers(headers: &mut HeaderMap, allowance: Allowance) {
 }
 
 /// gRPC, or gRPC-Web.
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
@@ -183,5 +268,54 @@ fn client_address(request: &Request, trust_forwarded_for: bool) -> IpAddr {
     } else {
         peer()
     };
-    address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    limited_as(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}
+
+/// What counts as one address: of IPv6 the /64, since every customer has at least that many.
+fn limited_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        IpAddr::V4(address) => IpAddr::V4(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_customer_count_together() {
+        let limited = |text: &str| limited_as(text.parse().expect("an address"));
+        assert_eq!(limited("2001:db8::1"), limited("2001:db8::ffff:2"));
+        assert_ne!(limited("2001:db8::1"), limited("2001:db8:0:1::1"));
+        assert_eq!(limited("::ffff:10.0.0.1"), limited("10.0.0.1"));
+        assert_ne!(limited("10.0.0.1"), limited("10.0.0.2"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_that_tells_nothing() {
+        use axum::routing::get;
+        use tower::ServiceExt as _;
+        async fn failing() -> &'static str {
+            panic!("a secret")
+        }
+        let app = axum::Router::new()
+            .route("/", get(failing))
+            .layer(axum::middleware::from_fn(panics));
+        let response = app
+            .oneshot(Request::new(Body::empty()))
+            .await
+            .expect("an answer");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.expect("a body");
+        let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        assert!(text.contains("PANIC") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn invented_methods_share_a_label() {
+        assert_eq!(known(&Method::GET), "GET");
+        let invented = Method::from_bytes(b"FOO17").expect("a method");
+        assert_eq!(known(&invented), "OTHER");
+    }
 }

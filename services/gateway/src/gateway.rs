@@ -6,6 +6,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use http::{HeaderName, HeaderValue, Method, header};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
@@ -24,6 +26,10 @@ pub struct Gateway {
     pub(crate) entropy: Arc<dyn chassis::Entropy>,
     pub(crate) timeout: Duration,
     pub(crate) trust_forwarded_for: bool,
+    /// Cancelled when shutdown begins: long answers end.
+    pub(crate) draining: CancellationToken,
+    /// Places for requests under way.
+    pub(crate) places: Arc<Semaphore>,
 }
 
 impl Gateway {
@@ -36,7 +42,18 @@ impl Gateway {
             entropy: Arc::clone(&env.entropy),
             timeout: config.limits.request_timeout,
             trust_forwarded_for: config.limits.trust_forwarded_for,
+            draining: CancellationToken::new(),
+            places: Arc::new(Semaphore::new(
+                config.chassis.server.max_concurrent_requests,
+            )),
         }
+    }
+
+    /// The same gateway, whose streams end when `draining` is cancelled.
+    #[must_use]
+    pub fn draining_with(mut self, draining: CancellationToken) -> Self {
+        self.draining = draining;
+        self
     }
 
     /// REST, gRPC and gRPC-Web as one service.
@@ -61,7 +78,7 @@ impl Gateway {
 
         // From the outside in; every request passes them from the top to the bottom.
         let stack = ServiceBuilder::new()
-            // First, so that every answer has one, refusals included: request id, trace, metrics, log line, and a panic is a problem.
+            // First, so that every answer has one, refusals included: request id, trace, metrics, log line.
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 door::observe,
@@ -72,7 +89,14 @@ impl Gateway {
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 door::address,
-            ));
+            ))
+            // Around everything that takes time or memory: so many at one time, streams counted until they end.
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                door::place,
+            ))
+            // Innermost, so that its place, its metrics and its log line are in order all the same: a panic is a problem.
+            .layer(axum::middleware::from_fn(door::panics));
         Ok(rest.merge(grpc).layer(stack))
     }
 }

@@ -1,7 +1,11 @@
 //! gRPC and gRPC-Web: the shop's own services, called for whoever the token names.
 
+use std::time::Duration;
+
 use axum::Router;
 use chassis::ServerConfig;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use sagamesh_api::shop::inventory::v1::inventory_service_server::{
     InventoryService, InventoryServiceServer,
 };
@@ -28,8 +32,9 @@ use sagamesh_api::shop::payments::v1::{
     ListPaymentsRequest, ListPaymentsResponse,
 };
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use crate::ERRORS;
 use crate::auth::Caller;
 use crate::door;
 use crate::gateway::Gateway;
@@ -89,13 +94,40 @@ fn caller<T>(request: &Request<T>, scope: &'static str) -> Result<Caller, Status
     Ok(caller.clone())
 }
 
+/// The time that the caller allows.
+fn asked(metadata: &tonic::metadata::MetadataMap) -> Option<Duration> {
+    let value = metadata.get(chassis::deadline::GRPC_TIMEOUT)?;
+    let value = http::HeaderValue::from_bytes(value.as_encoded_bytes()).ok()?;
+    chassis::deadline::parse(&value)
+}
+
+fn shutting_down() -> Status {
+    let text = "the gateway is shutting down: connect again";
+    ERRORS
+        .problem(Code::Unavailable, "SHUTTING_DOWN", text)
+        .retry_after(Duration::from_secs(1))
+        .into()
+}
+
 impl Gateway {
+    /// The first answer of a stream, which must come in time although the stream may go on.
+    pub(crate) async fn first_answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        tokio::time::timeout(self.timeout, answer)
+            .await
+            .unwrap_or_else(|_| {
+                let text = "the service behind did not answer in time";
+                Err(ERRORS
+                    .problem(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", text)
+                    .into())
+            })
+    }
+
     /// The request for the service behind, with the caller's remaining time or the gateway's own limit, whichever is less.
     fn onward<T>(&self, metadata: &tonic::metadata::MetadataMap, message: T) -> Request<T> {
-        let asked = metadata
-            .get(chassis::deadline::GRPC_TIMEOUT)
-            .and_then(|value| http::HeaderValue::from_bytes(value.as_encoded_bytes()).ok());
-        let asked = asked.as_ref().and_then(chassis::deadline::parse);
+        let asked = asked(metadata);
         crate::backends::within(
             asked.map_or(self.timeout, |asked| asked.min(self.timeout)),
             message,
@@ -176,16 +208,33 @@ impl OrderService for Gateway {
             .await
     }
 
-    type WatchOrderStream = tonic::Streaming<WatchOrderResponse>;
+    type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, Status>>;
 
     async fn watch_order(
         &self,
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let caller = caller(&request, "orders:read")?;
-        let mut message = request.into_inner();
+        let (metadata, _, mut message) = request.into_parts();
         message.customer_id = caller.subject;
-        self.backends.orders.clone().watch_order(message).await
+        let mut onward = Request::new(message);
+        // A stream has a deadline only if its caller wants one.
+        if let Some(timeout) = asked(&metadata) {
+            onward.set_timeout(timeout);
+        }
+        let mut orders = self.backends.orders.clone();
+        let changes = self.first_answer(orders.watch_order(onward)).await?;
+        let state = (changes.into_inner(), self.draining.clone());
+        let changes = stream::unfold(Some(state), |state| async {
+            let (mut changes, draining) = state?;
+            match draining.run_until_cancelled(changes.message()).await {
+                Some(Ok(Some(change))) => Some((Ok(change), Some((changes, draining)))),
+                Some(Ok(None)) => None,
+                Some(Err(status)) => Some((Err(status), None)),
+                None => Some((Err(shutting_down()), None)),
+            }
+        });
+        Ok(Response::new(changes.boxed()))
     }
 }
 

@@ -43,7 +43,8 @@ pub async fn run(config: Config, process: chassis::Process) -> anyhow::Result<()
         None => dev_key::load_or_create(&config.auth.data_dir)?,
     };
     let verifier = auth::Verifier::new(&keys, &config.auth.issuer, &config.auth.audience)?;
-    let gateway = Gateway::new(&config, verifier, &process.env);
+    let gateway =
+        Gateway::new(&config, verifier, &process.env).draining_with(process.tasks.draining());
     let app = gateway.app(&config)?;
 
     let limits = std::sync::Arc::clone(&gateway.limits);

@@ -527,3 +527,144 @@ async fn browsers_may_ask_first_and_everybody_may_read_the_description() -> Outc
     rig.stop().await;
     Ok(())
 }
+
+/// An order that stays PENDING, and its path.
+async fn endless(rig: &Rig, token: &str) -> String {
+    let mut order = new_order();
+    order["payment_method"] = json!("pm_forever");
+    let placed = rig.post("/v1/orders", token, &order).await;
+    placed.header("location").to_owned()
+}
+
+#[tokio::test]
+async fn long_answers_end_when_the_gateway_shuts_down() -> Outcome {
+    let rig = Rig::start(&["--drain-timeout", "30s"]).await;
+    let token = rig.token("ann");
+    let path = endless(&rig, &token).await;
+    let events_path = format!("{path}/events");
+    let id = path.rsplit('/').next().ok_or("an id")?.to_owned();
+
+    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let mut request = tonic::Request::new(WatchOrderRequest {
+        order_id: id,
+        customer_id: String::new(),
+    });
+    request
+        .metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse()?);
+    let mut watch = client.watch_order(request).await?.into_inner();
+    watch.message().await?.ok_or("the order as it is")?;
+
+    let bearer = format!("Bearer {token}");
+    let mut order = new_order();
+    order["payment_method"] = json!("pm_forever");
+    let order = order.to_string();
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+        ("prefer", "wait=60"),
+    ];
+    let waited = rig.send(Method::POST, "/v1/orders", &headers, &order);
+    let events = rig.get(&events_path, &token);
+    // Each is asked for before the drain begins: they are polled in this order.
+    let drained = async {
+        watch_begun(&rig, &token, 2).await;
+        rig.gateway.begin_drain();
+        watch.message().await
+    };
+    let (waited, events, watched) = tokio::join!(waited, events, drained);
+    assert_eq!(waited.status, StatusCode::ACCEPTED, "{waited:?}");
+    assert!(events.body.contains("event: error"), "{events:?}");
+    let status = watched.expect_err("the stream is cut");
+    assert_eq!(
+        (status.code(), chassis::problem::reason(&status).as_deref()),
+        (tonic::Code::Unavailable, Some("SHUTTING_DOWN"))
+    );
+    rig.stop().await;
+    Ok(())
+}
+
+/// Returns when this many orders of the caller are known, so that what was sent before has arrived.
+async fn watch_begun(rig: &Rig, token: &str, orders: usize) {
+    loop {
+        let list = rig.get("/v1/orders", token).await.json();
+        if list["orders"]
+            .as_array()
+            .is_some_and(|all| all.len() >= orders)
+        {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_keeps_its_place_until_it_ends() -> Outcome {
+    let rig = Rig::start(&["--max-concurrent-requests", "1"]).await;
+    let token = rig.token("ann");
+    let path = endless(&rig, &token).await;
+    let id = path.rsplit('/').next().ok_or("an id")?.to_owned();
+    let authorised = |message| {
+        let mut request = tonic::Request::new(message);
+        let bearer = format!("Bearer {token}").parse().expect("ascii");
+        request.metadata_mut().insert("authorization", bearer);
+        request
+    };
+    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let watch = WatchOrderRequest {
+        order_id: id,
+        customer_id: String::new(),
+    };
+    let mut stream = client.watch_order(authorised(watch)).await?.into_inner();
+    stream.message().await?.ok_or("the order as it is")?;
+
+    let refused = rig.get("/v1/orders", &token).await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED")
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    let mut get = tonic::Request::new(GetOrderRequest::default());
+    get.metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse()?);
+    let status = client.get_order(get).await.expect_err("no place");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+
+    drop(stream);
+    while rig.get("/v1/orders", &token).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn odd_requests_get_proper_answers() -> Outcome {
+    let rig = Rig::start(&[]).await;
+    let token = rig.token("ann");
+    let garbled = rig.get("/v1/orders/%FF", &token).await;
+    assert_eq!(
+        (garbled.status, garbled.reason().as_str()),
+        (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT")
+    );
+    let headers = [("content-type", "application/grpc")];
+    let unknown = rig
+        .send(Method::POST, "/no.Such/Method", &headers, "")
+        .await;
+    assert_eq!(unknown.header("grpc-status"), "12");
+    let listed = rig.get("/v1/orders", &token).await;
+    assert_eq!(
+        (
+            listed.header("cache-control"),
+            listed.header("x-content-type-options")
+        ),
+        ("no-store", "nosniff")
+    );
+    // A subject that would not survive being written into a header or a log line.
+    let mut claims = rig.claims("ann");
+    claims["sub"] = json!("ann\r\nx: y");
+    let refused = rig.get("/v1/orders", &rig.sign(&claims)).await;
+    assert_eq!(refused.reason(), "TOKEN_MALFORMED");
+    rig.stop().await;
+    Ok(())
+}

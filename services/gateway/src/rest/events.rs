@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::stream::{self, Stream};
 use sagamesh_api::shop::orders::v1 as api;
 
+use super::extract::Segment;
 use super::model::Order;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
@@ -30,43 +31,47 @@ use crate::problem::{HttpProblem, ProblemJson};
 pub(crate) async fn order_events(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, HttpProblem> {
     caller.require("orders:read")?;
     let request = api::WatchOrderRequest {
         order_id: id,
         customer_id: caller.subject,
     };
+    let mut orders = gateway.backends.orders.clone();
     let changes = gateway
-        .backends
-        .orders
-        .clone()
-        .watch_order(request)
+        .first_answer(orders.watch_order(request))
         .await?
         .into_inner();
-    let events = stream::unfold(Some(changes), |changes| async {
-        let mut changes = changes?;
+    let state = (changes, gateway.draining.clone());
+    let events = stream::unfold(Some(state), |state| async {
+        let (mut changes, draining) = state?;
         loop {
-            match changes.message().await {
+            let Some(change) = draining.run_until_cancelled(changes.message()).await else {
+                return Some((Ok(broken()), None));
+            };
+            match change {
                 Ok(Some(api::WatchOrderResponse { order: Some(order) })) => {
-                    return Some((Ok(order_event(order)), Some(changes)));
+                    return Some((Ok(order_event(order)), Some((changes, draining))));
                 }
                 // A heartbeat; the keep-alive below is ours.
                 Ok(Some(api::WatchOrderResponse { order: None })) => {}
                 Ok(None) => return Some((Ok(Event::default().event("end").data("{}")), None)),
                 Err(status) => {
                     tracing::warn!(code = ?status.code(), message = status.message(), "an order's stream broke");
-                    return Some((
-                        Ok(Event::default()
-                            .event("error")
-                            .data("{\"detail\":\"the stream broke: connect again\"}")),
-                        None,
-                    ));
+                    return Some((Ok(broken()), None));
                 }
             }
         }
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
+}
+
+/// The last event of a stream that did not come to its end.
+fn broken() -> Event {
+    Event::default()
+        .event("error")
+        .data("{\"detail\":\"the stream broke: connect again\"}")
 }
 
 fn order_event(order: api::Order) -> Event {

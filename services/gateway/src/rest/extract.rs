@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 use crate::ERRORS;
 use crate::problem::HttpProblem;
 
+/// Longest that a body may take to arrive.
+const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// A JSON body.
 #[derive(Debug)]
 pub(crate) struct Json<T>(pub(crate) T);
@@ -47,25 +50,29 @@ pub(crate) async fn body<S: Send + Sync>(
     request: Request,
     state: &S,
 ) -> Result<Bytes, HttpProblem> {
-    Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let problem = ERRORS.problem(
-                    tonic::Code::InvalidArgument,
-                    "BODY_TOO_LARGE",
-                    "the body is larger than this gateway accepts: send less at once",
-                );
-                HttpProblem::with_status(problem, StatusCode::PAYLOAD_TOO_LARGE)
-            }
-            _ => ERRORS
-                .problem(
-                    tonic::Code::InvalidArgument,
-                    "BODY_UNREADABLE",
-                    "the body could not be read",
-                )
-                .into(),
-        })
+    let whole = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state));
+    let whole = whole.await.map_err(|_| {
+        let text = "the body did not arrive in time: send it faster, or less of it";
+        let problem = ERRORS.problem(tonic::Code::DeadlineExceeded, "REQUEST_TIMEOUT", text);
+        HttpProblem::with_status(problem, StatusCode::REQUEST_TIMEOUT)
+    })?;
+    whole.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let problem = ERRORS.problem(
+                tonic::Code::InvalidArgument,
+                "BODY_TOO_LARGE",
+                "the body is larger than this gateway accepts: send less at once",
+            );
+            HttpProblem::with_status(problem, StatusCode::PAYLOAD_TOO_LARGE)
+        }
+        _ => ERRORS
+            .problem(
+                tonic::Code::InvalidArgument,
+                "BODY_UNREADABLE",
+                "the body could not be read",
+            )
+            .into(),
+    })
 }
 
 /// JSON with the path of the field that is wrong.
@@ -82,6 +89,22 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpProblem> 
         .end()
         .map_err(|error| ERRORS.invalid_field("body", error.to_string()))?;
     Ok(value)
+}
+
+/// A path parameter.
+#[derive(Debug)]
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = HttpProblem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpProblem> {
+        let axum::extract::Path(value) =
+            axum::extract::Path::<String>::from_request_parts(parts, state)
+                .await
+                .map_err(|rejection| ERRORS.invalid_field("path", rejection.body_text()))?;
+        Ok(Self(value))
+    }
 }
 
 /// A query string.

@@ -1,13 +1,13 @@
 //! `/v1/items`: the catalogue and its stock.
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
 use sagamesh_api::shop::inventory::v1 as api;
 use tonic::Status;
 
-use super::extract::{Json, Query};
+use super::extract::{Json, Query, Segment};
 use super::model::{Item, ItemPage, PageQuery, ReadQuery, RestockRequest};
 use super::{at_position, request_id};
 use crate::auth::Caller;
@@ -56,7 +56,7 @@ pub(crate) async fn list(
 pub(crate) async fn get(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
-    Path(sku): Path<String>,
+    Segment(sku): Segment,
     Query(query): Query<ReadQuery>,
 ) -> Result<axum::Json<Item>, HttpProblem> {
     caller.require("inventory:read")?;
@@ -90,7 +90,7 @@ pub(crate) async fn get(
 pub(crate) async fn restock(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
-    Path(sku): Path<String>,
+    Segment(sku): Segment,
     headers: HeaderMap,
     Json(restock): Json<RestockRequest>,
 ) -> Result<Response, HttpProblem> {

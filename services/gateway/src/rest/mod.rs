@@ -50,8 +50,13 @@ async fn jwks(axum::extract::State(gateway): axum::extract::State<Gateway>) -> R
 }
 
 /// No such path.
-pub(crate) async fn not_found(uri: http::Uri) -> HttpProblem {
-    ERRORS
+pub(crate) async fn not_found(headers: HeaderMap, uri: http::Uri) -> Response {
+    if crate::door::is_grpc(&headers) {
+        // What gRPC callers understand.
+        let text = format!("there is no method {} here", uri.path());
+        return tonic::Status::unimplemented(text).into_http::<axum::body::Body>();
+    }
+    let problem: HttpProblem = ERRORS
         .problem(
             Code::NotFound,
             "NO_SUCH_PATH",
@@ -60,7 +65,8 @@ pub(crate) async fn not_found(uri: http::Uri) -> HttpProblem {
                 uri.path()
             ),
         )
-        .into()
+        .into();
+    problem.into_response()
 }
 
 /// The path exists, but not for this method.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sagamesh_api::shop::orders::v1 as api;
 use tonic::Status;
 
-use super::extract::{Json, Query, body, parse, prefer_wait};
+use super::extract::{Json, Query, Segment, body, parse, prefer_wait};
 use super::model::{
     CancelRequest, Dashboard, NewOrder, Order, OrderDetails, OrderPage, PageQuery, ReadQuery,
 };
@@ -127,7 +127,9 @@ async fn wait_for_end(
         }
         Ok::<(), Status>(())
     };
-    if let Ok(Err(status)) = tokio::time::timeout(wait, watch).await {
+    // At shutdown what is known is the answer: the order goes on without us.
+    let watch = gateway.draining.run_until_cancelled(watch);
+    if let Ok(Some(Err(status))) = tokio::time::timeout(wait, watch).await {
         tracing::warn!(code = ?status.code(), message = status.message(), "watching an order failed: answering with what is known");
     }
     order
@@ -190,7 +192,7 @@ pub(crate) async fn list(
 pub(crate) async fn get(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     Query(query): Query<ReadQuery>,
 ) -> Result<axum::Json<OrderDetails>, HttpProblem> {
     caller.require("orders:read")?;
@@ -227,7 +229,7 @@ pub(crate) async fn get(
 pub(crate) async fn cancel(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> Result<Response, HttpProblem> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use clap::Parser as _;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -21,7 +22,7 @@ use sagamesh_api::shop::payments::v1::payment_service_server::{
 use serde_json::{Value, json};
 use tonic::{Request as GrpcRequest, Response, Status};
 
-/// Orders kept in memory; every placed order is CONFIRMED when it is watched.
+/// Orders kept in memory; every placed order is CONFIRMED when it is watched, but with `pm_forever` it stays PENDING.
 #[derive(Clone, Default)]
 pub struct FakeOrders(pub Arc<Mutex<BTreeMap<String, Order>>>);
 
@@ -48,7 +49,12 @@ impl OrderService for FakeOrders {
             customer_id: request.customer_id,
             lines: request.lines,
             status: OrderStatus::Pending.into(),
-            etag: "1".to_owned(),
+            etag: if request.payment_method == "pm_forever" {
+                "forever"
+            } else {
+                "1"
+            }
+            .to_owned(),
             create_time: Some(prost_types::Timestamp {
                 seconds: 1_700_000_000,
                 nanos: 0,
@@ -109,7 +115,7 @@ impl OrderService for FakeOrders {
     }
 
     type WatchOrderStream =
-        tokio_stream::Iter<std::vec::IntoIter<Result<orders::WatchOrderResponse, Status>>>;
+        futures_util::stream::BoxStream<'static, Result<orders::WatchOrderResponse, Status>>;
 
     async fn watch_order(
         &self,
@@ -121,6 +127,13 @@ impl OrderService for FakeOrders {
             min_position: 0,
         }));
         let pending = found.await?.into_inner().order.expect("an order");
+        let change = |order| Ok(orders::WatchOrderResponse { order });
+        if pending.etag == "forever" {
+            let one = tokio_stream::iter([change(Some(pending))]);
+            return Ok(Response::new(
+                one.chain(futures_util::stream::pending()).boxed(),
+            ));
+        }
         let mut confirmed = pending.clone();
         confirmed.set_status(OrderStatus::Confirmed);
         confirmed.etag = "2".to_owned();
@@ -128,12 +141,8 @@ impl OrderService for FakeOrders {
             .lock()
             .expect("not poisoned")
             .insert(confirmed.order_id.clone(), confirmed.clone());
-        let change = |order| Ok(orders::WatchOrderResponse { order });
-        Ok(Response::new(tokio_stream::iter(vec![
-            change(Some(pending)),
-            change(None),
-            change(Some(confirmed)),
-        ])))
+        let changes = [change(Some(pending)), change(None), change(Some(confirmed))];
+        Ok(Response::new(tokio_stream::iter(changes).boxed()))
     }
 }
 
@@ -180,6 +189,8 @@ pub struct Rig {
     pub key: EncodingKey,
     pub kid: String,
     pub jwks: Value,
+    /// The gateway's own tasks: `begin_drain` is what a signal does.
+    pub gateway: chassis::Tasks,
     tasks: chassis::Tasks,
     _folder: tempfile::TempDir,
 }
@@ -235,6 +246,7 @@ impl Rig {
         )
         .expect("JSON");
         let own = process.tasks.clone();
+        let gateway = own.clone();
         tasks.spawn("gateway", {
             let stop = tasks.token();
             async move {
@@ -250,6 +262,7 @@ impl Rig {
             key: EncodingKey::from_ec_pem(&pem).expect("the development key"),
             kid: jwks["keys"][0]["kid"].as_str().expect("a kid").to_owned(),
             jwks,
+            gateway,
             tasks,
             _folder: folder,
         }
