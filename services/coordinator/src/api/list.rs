@@ -1,0 +1,284 @@
+//! ListSagas: pages of the table of sagas, newest first, every query a walk along an index.
+
+use chassis::{Problem, Violations, page, timestamp};
+
+use ledger::sql::{Dynamic, Value};
+use prost::Message as _;
+use sagamesh_api::saga::v1::{ListSagasRequest, ListSagasResponse, Saga, SagaFilter, SagaState};
+
+use super::check;
+use crate::engine::Engine;
+use crate::problems::{ERRORS, read_failed};
+use crate::projection::decode;
+
+const DEFAULT_PAGE: u32 = 50;
+const LARGEST_PAGE: u32 = 500;
+/// Above this many pairs of definition and state one walk over all sagas is cheaper than a walk for each pair.
+const MOST_WALKS: usize = 64;
+
+/// One page.
+pub(super) async fn list(
+    engine: &Engine,
+    request: ListSagasRequest,
+) -> Result<ListSagasResponse, Problem> {
+    let size = page::page_size(ERRORS, request.page_size, DEFAULT_PAGE, LARGEST_PAGE)?;
+    let filter = request.filter.unwrap_or_default();
+    let mut found = Violations::new();
+    check::filter(&mut found, &filter, false);
+    found.into_result(ERRORS)?;
+    let fingerprint = fingerprint(&filter);
+    let after = page::decode_token(ERRORS, &fingerprint, &request.page_token)?
+        .map(|cursor| Cursor::decode(&cursor))
+        .transpose()?;
+    let mut sagas = find(engine, &filter, after.as_ref(), size + 1).await?;
+    let more = sagas.len() > usize::try_from(size).unwrap_or(usize::MAX);
+    sagas.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+    let next_page_token = match sagas.last() {
+        Some(last) if more => page::encode_token(&fingerprint, &Cursor::of(last).encode()),
+        _ => String::new(),
+    };
+    Ok(ListSagasResponse {
+        sagas,
+        next_page_token,
+    })
+}
+
+/// Ids of all open sagas that match, newest first; at most `most`.
+pub(super) async fn find_open(
+    engine: &Engine,
+    filter: &SagaFilter,
+    most: u32,
+) -> Result<Vec<String>, Problem> {
+    let open = [
+        SagaState::Running,
+        SagaState::Compensating,
+        SagaState::Parked,
+    ]
+    .map(i32::from);
+    let mut filter = filter.clone();
+    filter.states = if filter.states.is_empty() {
+        open.to_vec()
+    } else {
+        filter
+            .states
+            .iter()
+            .copied()
+            .filter(|state| open.contains(state))
+            .collect()
+    };
+    if filter.states.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(find(engine, &filter, None, most)
+        .await?
+        .into_iter()
+        .map(|saga| saga.saga_id)
+        .collect())
+}
+
+/// The place of a saga in the order of lists.
+struct Cursor {
+    start: i64,
+    saga_id: String,
+}
+
+impl Cursor {
+    fn of(saga: &Saga) -> Self {
+        Self {
+            start: saga.start_time.as_ref().map_or(0, timestamp::to_millis),
+            saga_id: saga.saga_id.clone(),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.start.to_be_bytes().to_vec();
+        bytes.extend_from_slice(self.saga_id.as_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Problem> {
+        let parsed = bytes.split_first_chunk::<8>().and_then(|(start, id)| {
+            Some(Self {
+                start: i64::from_be_bytes(*start),
+                saga_id: String::from_utf8(id.to_vec()).ok()?,
+            })
+        });
+        parsed.ok_or_else(|| {
+            ERRORS.invalid_field(
+                "page_token",
+                "is not a token of this service: start from the first page, without a token",
+            )
+        })
+    }
+}
+
+fn fingerprint(filter: &SagaFilter) -> String {
+    filter
+        .encode_to_vec()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+async fn find(
+    engine: &Engine,
+    filter: &SagaFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+) -> Result<Vec<Saga>, Problem> {
+    let mut sagas = Vec::new();
+    for (definition, state) in walks(engine, filter) {
+        let (sql, values) = query(filter, after, limit, definition.as_deref(), state);
+        let rows = engine
+            .ledger
+            .reader()
+            .fetch_all(Dynamic(sql), values)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        for row in rows {
+            let summary: Vec<u8> = row.get(0).map_err(|error| read_failed(&error))?;
+            let mut saga = decode(&summary).map_err(|error| read_failed(&error))?;
+            saga.steps.clear();
+            sagas.push(saga);
+        }
+        // Long lists must not hold up the sagas themselves.
+        tokio::task::yield_now().await;
+    }
+    sagas.sort_by(|a, b| order(b).cmp(&order(a)));
+    sagas.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(sagas)
+}
+
+fn order(saga: &Saga) -> (i64, &str) {
+    (
+        saga.start_time.as_ref().map_or(0, timestamp::to_millis),
+        &saga.saga_id,
+    )
+}
+
+/// The index walks whose merged results answer a filter: one for each definition and state, or a single one.
+fn walks(engine: &Engine, filter: &SagaFilter) -> Vec<(Option<String>, Option<i32>)> {
+    let plain = filter.definitions.is_empty() && filter.states.is_empty();
+    if plain || filter.needs_attention || !filter.search_attributes.is_empty() {
+        return vec![(None, None)];
+    }
+    let mut definitions = if filter.definitions.is_empty() {
+        engine.registry.names()
+    } else {
+        filter.definitions.clone()
+    };
+    definitions.sort_unstable();
+    definitions.dedup();
+    let mut states = if filter.states.is_empty() {
+        (1..=6).collect()
+    } else {
+        filter.states.clone()
+    };
+    states.sort_unstable();
+    states.dedup();
+    if definitions.len() * states.len() > MOST_WALKS {
+        return vec![(None, None)];
+    }
+    definitions
+        .iter()
+        .flat_map(|definition| {
+            states
+                .iter()
+                .map(|state| (Some(definition.clone()), Some(*state)))
+        })
+        .collect()
+}
+
+/// The query of one walk.
+fn query(
+    filter: &SagaFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+    definition: Option<&str>,
+    state: Option<i32>,
+) -> (String, Vec<Value>) {
+    let mut values: Vec<Value> = Vec::new();
+    let mut conditions: Vec<String> = Vec::new();
+    let mut bind = |value: Value| {
+        values.push(value);
+        format!("${}", values.len())
+    };
+    let mut attributes = filter.search_attributes.iter();
+    // The first attribute leads the walk, along the order of the list.
+    let (from, time, id) = match attributes.next() {
+        Some((name, value)) => {
+            let (name, value) = (bind(Value::from(name)), bind(Value::from(value)));
+            conditions.push(format!("a.name = {name} AND a.value = {value}"));
+            (
+                "saga_attribute a JOIN saga s ON s.saga_id = a.saga_id",
+                "a.start_time",
+                "a.saga_id",
+            )
+        }
+        None => ("saga s", "s.start_time", "s.saga_id"),
+    };
+    for (name, value) in attributes {
+        let (name, value) = (bind(Value::from(name)), bind(Value::from(value)));
+        conditions.push(format!(
+            "EXISTS (SELECT 1 FROM saga_attribute o WHERE o.name = {name} AND o.value = {value} AND o.start_time = s.start_time AND o.saga_id = s.saga_id)"
+        ));
+    }
+    match (definition, state) {
+        (Some(definition), Some(state)) => {
+            let (definition, state) = (bind(Value::from(definition)), bind(Value::from(state)));
+            conditions.push(format!("s.definition = {definition} AND s.state = {state}"));
+        }
+        _ => {
+            if !filter.definitions.is_empty() {
+                let names: Vec<String> = filter
+                    .definitions
+                    .iter()
+                    .map(|name| bind(Value::from(name)))
+                    .collect();
+                conditions.push(format!("s.definition IN ({})", names.join(", ")));
+            }
+            if !filter.states.is_empty() {
+                let states: Vec<String> = filter
+                    .states
+                    .iter()
+                    .map(|state| bind(Value::from(*state)))
+                    .collect();
+                conditions.push(format!("s.state IN ({})", states.join(", ")));
+            }
+        }
+    }
+    if filter.needs_attention {
+        conditions.push("s.attention = 1".to_owned());
+    }
+    if let Some(from) = &filter.started_after_time {
+        conditions.push(format!(
+            "{time} >= {}",
+            bind(Value::from(timestamp::to_millis(from)))
+        ));
+    }
+    if let Some(before) = &filter.started_before_time {
+        conditions.push(format!(
+            "{time} < {}",
+            bind(Value::from(timestamp::to_millis(before)))
+        ));
+    }
+    if let Some(after) = after {
+        let (start, saga_id) = (
+            bind(Value::from(after.start)),
+            bind(Value::from(&after.saga_id)),
+        );
+        conditions.push(format!("({time}, {id}) < ({start}, {saga_id})"));
+    }
+    let whole = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {}", conditions.join(" AND "))
+    };
+    let limit = bind(Value::from(limit));
+    (
+        format!(
+            "SELECT s.summary FROM {from}{whole} ORDER BY {time} DESC, {id} DESC LIMIT {limit}"
+        ),
+        values,
+    )
+}

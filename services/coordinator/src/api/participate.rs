@@ -1,0 +1,399 @@
+//! Streams of participants.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use chassis::{Problem, Violations, timestamp};
+use futures_util::Stream;
+use ledger::ExecuteError;
+use sagamesh_api::saga::v1::participant_service_server::ParticipantService;
+use sagamesh_api::saga::v1::{
+    self as pb, Failure, Heartbeat, Hello, ParticipateRequest, ParticipateResponse, ResultAck,
+    ResultStatus, Welcome,
+};
+use sagamesh_api::saga::v1::{participate_request, participate_response, result::Outcome};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{Participants, check};
+use crate::decider::{Rejection, Reply, saga_stream};
+use crate::dispatch::Dispatch;
+use crate::engine::Engine;
+use crate::hub::{End, Reported, SessionId};
+use crate::problems::{ERRORS, storage};
+use crate::saga;
+
+/// How long a new stream may take to say Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silences of this many intervals end a stream.
+const SILENCES: u32 = 3;
+const MOST_CREDITS: u32 = 100_000;
+const MOST_ACTIONS: usize = 256;
+
+#[tonic::async_trait]
+impl ParticipantService for Participants {
+    type ParticipateStream = Outbound;
+
+    async fn participate(
+        &self,
+        request: Request<Streaming<ParticipateRequest>>,
+    ) -> Result<Response<Outbound>, Status> {
+        let identity = request
+            .metadata()
+            .get("l5d-client-id")
+            .and_then(|id| id.to_str().ok())
+            .map(str::to_owned);
+        let mut inbound = request.into_inner();
+        let hello = hello(&mut inbound).await?;
+        check_hello(&self.engine, &hello, identity.as_deref())?;
+        let engine = &self.engine;
+        let welcome = Welcome {
+            coordinator: engine.options.replica.clone(),
+            heartbeat_interval: Some(timestamp::from_duration(engine.options.heartbeat_interval)),
+            max_payload_bytes: engine.options.max_payload_bytes as u64,
+            peers: Vec::new(),
+        };
+        let replaced = problem(Code::Aborted, "STREAM_REPLACED", "a newer stream of the same instance took over: give every process its own instance name").into();
+        let participant = hello.participant.clone();
+        let session = engine
+            .dispatch
+            .with(|hub, now| hub.open(hello, welcome, replaced, now));
+        tracing::info!(participant, session, "a participant connected");
+        let gone = CancellationToken::new();
+        let reader = Reader {
+            engine: engine.clone(),
+            session,
+            gone: gone.clone(),
+        };
+        engine
+            .tasks
+            .spawn("participant-stream", reader.run(inbound));
+        let outbound = Outbound {
+            dispatch: engine.dispatch.clone(),
+            session,
+            messages: VecDeque::new(),
+            _gone: gone.drop_guard(),
+        };
+        Ok(Response::new(outbound))
+    }
+}
+
+fn problem(code: Code, reason: &'static str, message: impl Into<String>) -> Problem {
+    ERRORS.problem(code, reason, message)
+}
+
+async fn hello(inbound: &mut Streaming<ParticipateRequest>) -> Result<Hello, Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+    let first = first.map_err(|_| {
+        problem(
+            Code::DeadlineExceeded,
+            "NO_HELLO",
+            format!("no Hello came within {HELLO_TIMEOUT:?}: send it first"),
+        )
+    })??;
+    match first.and_then(|request| request.message) {
+        Some(participate_request::Message::Hello(hello)) => Ok(hello),
+        Some(_) => Err(problem(
+            Code::FailedPrecondition,
+            "HELLO_EXPECTED",
+            "the first message of a stream must be Hello",
+        )
+        .into()),
+        None => Err(problem(
+            Code::InvalidArgument,
+            "EMPTY_MESSAGE",
+            "the stream began with an empty message, or ended at once: send Hello first",
+        )
+        .into()),
+    }
+}
+
+fn check_hello(engine: &Engine, hello: &Hello, identity: Option<&str>) -> Result<(), Problem> {
+    let mut found = Violations::new();
+    check::name(&mut found, "hello.participant", &hello.participant);
+    check::text(&mut found, "hello.instance", &hello.instance, 1, 128);
+    if hello.actions.is_empty() || hello.actions.len() > MOST_ACTIONS {
+        found.add(
+            "hello.actions",
+            format!(
+                "has {} entries; 1 to {MOST_ACTIONS} are accepted",
+                hello.actions.len()
+            ),
+        );
+    }
+    for (at, action) in hello.actions.iter().enumerate() {
+        if !check::is_name(action, 127, |byte| {
+            byte.is_ascii_alphanumeric() || b"._/-".contains(&byte)
+        }) {
+            found.add(
+                format!("hello.actions[{at}]"),
+                "must have 1 to 127 characters of [A-Za-z0-9._/-]",
+            );
+        }
+    }
+    if hello.credits > MOST_CREDITS {
+        found.add(
+            "hello.credits",
+            format!("is {}; at most {MOST_CREDITS} are accepted", hello.credits),
+        );
+    }
+    found.into_result(ERRORS)?;
+    if !engine.dispatch.look(|hub, _| hub.knows(&hello.participant)) {
+        let message = format!(
+            "participant {:?} is not known: configure it with --participants, or make it known with OperatorService.PutParticipant",
+            hello.participant
+        );
+        return Err(problem(
+            Code::FailedPrecondition,
+            "PARTICIPANT_UNKNOWN",
+            message,
+        ));
+    }
+    // A mesh supplies `<service account>.<namespace>.serviceaccount.identity...`.
+    match identity.and_then(|identity| identity.split('.').next()) {
+        Some(account) if account != hello.participant => {
+            let message = format!(
+                "the mesh identity {account:?} may not speak for participant {:?}",
+                hello.participant
+            );
+            Err(problem(
+                Code::PermissionDenied,
+                "PARTICIPANT_IDENTITY_MISMATCH",
+                message,
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The reading side of a stream.
+struct Reader {
+    engine: Engine,
+    session: SessionId,
+    gone: CancellationToken,
+}
+
+impl Reader {
+    async fn run(self, inbound: Streaming<ParticipateRequest>) {
+        let end = self.read(inbound).await;
+        let (session, ended) = (self.session, end.is_ok());
+        let end = match end {
+            Ok(()) => End::Finished,
+            Err(status) => {
+                tracing::info!(session, code = ?status.code(), reason = status.message(), "a participant's stream ends");
+                End::Refused(status)
+            }
+        };
+        self.engine.dispatch.with(|hub, _| {
+            hub.close_session(session);
+            hub.end_session(session, end);
+        });
+        if ended {
+            tracing::info!(session, "a participant disconnected");
+        }
+    }
+
+    async fn read(&self, mut inbound: Streaming<ParticipateRequest>) -> Result<(), Status> {
+        let interval = self.engine.options.heartbeat_interval;
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let stop = self.engine.tasks.token();
+        loop {
+            tokio::select! {
+                biased;
+                message = inbound.message() => match message {
+                    // A connection that broke ends like one that was closed: the participant comes again.
+                    Ok(None) | Err(_) => return Ok(()),
+                    Ok(Some(request)) => {
+                        heard = Instant::now();
+                        self.take(request)?;
+                    }
+                },
+                () = self.gone.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    return Err(problem(Code::Unavailable, "SHUTTING_DOWN", "the coordinator is shutting down: connect again").into());
+                }
+                _ = ticks.tick() => {
+                    if heard.elapsed() >= interval * SILENCES {
+                        let message = format!("nothing came for {:?}: send a Heartbeat at least every {interval:?}", interval * SILENCES);
+                        return Err(problem(Code::DeadlineExceeded, "STREAM_SILENT", message).into());
+                    }
+                    let beat = participate_response::Message::Heartbeat(Heartbeat::default());
+                    let session = self.session;
+                    self.engine.dispatch.with(|hub, _| hub.send(session, beat));
+                }
+            }
+        }
+    }
+
+    fn take(&self, request: ParticipateRequest) -> Result<(), Status> {
+        use participate_request::Message;
+        let (dispatch, session) = (&self.engine.dispatch, self.session);
+        match request.message {
+            Some(Message::Result(result)) => self.result(result),
+            Some(Message::Credit(credit)) => {
+                if credit.commands == 0 || credit.commands > MOST_CREDITS {
+                    let message =
+                        format!("is {}; 1 to {MOST_CREDITS} are accepted", credit.commands);
+                    return Err(ERRORS.invalid_field("credit.commands", message).into());
+                }
+                dispatch.with(|hub, _| hub.credit(session, credit.commands));
+            }
+            Some(Message::Heartbeat(beat)) => {
+                if beat.lease_token != 0 {
+                    dispatch.with(|hub, now| hub.beat(beat.lease_token, now));
+                }
+            }
+            Some(Message::Drain(_)) => dispatch.with(|hub, _| hub.drain_session(session)),
+            Some(Message::Hello(_)) => {
+                return Err(problem(
+                    Code::FailedPrecondition,
+                    "HELLO_REPEATED",
+                    "Hello came twice: open a new stream instead",
+                )
+                .into());
+            }
+            None => {
+                return Err(problem(
+                    Code::InvalidArgument,
+                    "EMPTY_MESSAGE",
+                    "a message was empty: set one of its kinds",
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    fn result(&self, mut result: pb::Result) {
+        let (session, token) = (self.session, result.lease_token);
+        if let Err(why) = check_result(&mut result, self.engine.options.max_payload_bytes) {
+            return self
+                .engine
+                .dispatch
+                .with(|hub, _| acknowledge(hub, session, token, ResultStatus::Invalid, why));
+        }
+        let reported = self.engine.dispatch.with(|hub, _| {
+            hub.received(session);
+            hub.reported(&result)
+        });
+        let stream = match reported {
+            Reported::Live(stream) => stream,
+            Reported::Unawaited => saga_stream(&result.saga_id),
+        };
+        let dispatch = self.engine.dispatch.clone();
+        let command = self
+            .engine
+            .command(stream, saga::Command::Result(Box::new(result)), false);
+        self.engine.ledger.post_with(command, move |outcome| {
+            let (status, message) = match outcome.map(|executed| executed.reply) {
+                Ok(Reply::Result(ResultStatus::Superseded)) => (
+                    ResultStatus::Superseded,
+                    "the attempt is no longer the newest".to_owned(),
+                ),
+                Ok(Reply::Result(status)) => (status, String::new()),
+                Err(ExecuteError::Rejected(Rejection::Saga(refusal))) => (
+                    saga::result_status(&Err(refusal.clone())),
+                    refusal.to_string(),
+                ),
+                Err(ExecuteError::Rejected(rejection)) => {
+                    (ResultStatus::Invalid, rejection.to_string())
+                }
+                Ok(_) | Err(_) => return unrecorded(&dispatch, session, token),
+            };
+            dispatch.with(|hub, _| acknowledge(hub, session, token, status, message));
+        });
+    }
+}
+
+/// The result is not on record: the stream ends, so that the participant connects again and sends it again.
+fn unrecorded(dispatch: &Dispatch, session: SessionId, token: u64) {
+    dispatch.with(|hub, _| {
+        hub.unreported(token);
+        hub.close_session(session);
+        hub.end_session(session, End::Refused(storage().into()));
+    });
+}
+
+fn acknowledge(
+    hub: &mut crate::hub::Hub,
+    session: SessionId,
+    lease_token: u64,
+    status: ResultStatus,
+    message: String,
+) {
+    let ack = ResultAck {
+        lease_token,
+        status: status.into(),
+        message,
+    };
+    hub.acknowledge(session, ack);
+}
+
+/// Refuses what makes no sense by itself, and cuts what is too long to keep.
+fn check_result(result: &mut pb::Result, max_bytes: usize) -> Result<(), String> {
+    match &mut result.outcome {
+        None => Err(
+            "the result has no outcome: set success, rejection, transient or unknown".to_owned(),
+        ),
+        Some(Outcome::Success(success)) => match success.output.as_ref().map_or(0, check::size) {
+            bytes if bytes > max_bytes => Err(format!(
+                "the output takes {bytes} bytes; at most {max_bytes} are accepted: keep large data elsewhere and return a reference"
+            )),
+            _ => Ok(()),
+        },
+        Some(
+            Outcome::Rejection(failure) | Outcome::Transient(failure) | Outcome::Unknown(failure),
+        ) => {
+            shorten(failure);
+            Ok(())
+        }
+    }
+}
+
+fn shorten(failure: &mut Failure) {
+    for (text, most) in [(&mut failure.reason, 63), (&mut failure.message, 1_000)] {
+        if let Some((end, _)) = text.char_indices().nth(most) {
+            text.truncate(end);
+        }
+    }
+}
+
+/// The writing side of a stream.
+pub struct Outbound {
+    dispatch: Dispatch,
+    session: SessionId,
+    messages: VecDeque<ParticipateResponse>,
+    _gone: DropGuard,
+}
+
+impl Stream for Outbound {
+    type Item = Result<ParticipateResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(message) = self.messages.pop_front() {
+            return Poll::Ready(Some(Ok(message)));
+        }
+        let this = &mut *self;
+        let polled = this.dispatch.quietly(|hub, now| {
+            hub.poll_outbox(this.session, &mut this.messages, context.waker(), now)
+        });
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(this.messages.pop_front().map(Ok)),
+            Poll::Ready(Some(End::Finished)) => Poll::Ready(None),
+            Poll::Ready(Some(End::Refused(status))) => Poll::Ready(Some(Err(status))),
+        }
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        let session = self.session;
+        self.dispatch.with(|hub, _| hub.forget_session(session));
+    }
+}

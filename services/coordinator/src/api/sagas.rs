@@ -1,0 +1,199 @@
+//! `saga.v1.SagaService`.
+
+use chassis::Violations;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use sagamesh_api::saga::v1::saga_service_server::SagaService;
+use sagamesh_api::saga::v1::{
+    CancelSagaRequest, CancelSagaResponse, GetSagaRequest, GetSagaResponse, ListSagasRequest,
+    ListSagasResponse, SignalSagaRequest, SignalSagaResponse, StartSagaRequest, StartSagaResponse,
+    StartSagasRequest, StartSagasResponse, WatchSagaRequest, start_sagas_response,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{Responses, Sagas, check, list, starts, watch};
+use crate::decider::{Reply, saga_stream};
+use crate::engine::Engine;
+use crate::problems::ERRORS;
+use crate::saga;
+
+/// Starts of one stream that are under way at one time.
+const STARTS_AT_ONCE: usize = 1_024;
+
+#[tonic::async_trait]
+impl SagaService for Sagas {
+    async fn start_saga(
+        &self,
+        request: Request<StartSagaRequest>,
+    ) -> Result<Response<StartSagaResponse>, Status> {
+        let traceparent = chassis::trace::current().unwrap_or_default();
+        let until = chassis::deadline::current();
+        let response =
+            starts::start(&self.engine, request.into_inner(), traceparent, until).await?;
+        Ok(Response::new(response))
+    }
+
+    type StartSagasStream = Responses<StartSagasResponse>;
+
+    async fn start_sagas(
+        &self,
+        request: Request<Streaming<StartSagasRequest>>,
+    ) -> Result<Response<Self::StartSagasStream>, Status> {
+        let traceparent = chassis::trace::current().unwrap_or_default();
+        let (answers, receiver) = mpsc::channel(64);
+        self.engine.tasks.spawn(
+            "start-sagas",
+            start_many(
+                self.engine.clone(),
+                request.into_inner(),
+                traceparent,
+                answers,
+            ),
+        );
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn get_saga(
+        &self,
+        request: Request<GetSagaRequest>,
+    ) -> Result<Response<GetSagaResponse>, Status> {
+        let request = request.into_inner();
+        let mut found = Violations::new();
+        check::saga_id(&mut found, "saga_id", &request.saga_id);
+        found.into_result(ERRORS)?;
+        let saga = self.engine.read(&saga_stream(&request.saga_id)).await?;
+        Ok(Response::new(GetSagaResponse { saga: Some(saga) }))
+    }
+
+    async fn list_sagas(
+        &self,
+        request: Request<ListSagasRequest>,
+    ) -> Result<Response<ListSagasResponse>, Status> {
+        Ok(Response::new(
+            list::list(&self.engine, request.into_inner()).await?,
+        ))
+    }
+
+    type WatchSagaStream = watch::Watching;
+
+    async fn watch_saga(
+        &self,
+        request: Request<WatchSagaRequest>,
+    ) -> Result<Response<Self::WatchSagaStream>, Status> {
+        Ok(Response::new(
+            watch::watch(&self.engine, request.into_inner()).await?,
+        ))
+    }
+
+    async fn cancel_saga(
+        &self,
+        request: Request<CancelSagaRequest>,
+    ) -> Result<Response<CancelSagaResponse>, Status> {
+        let CancelSagaRequest { saga_id, reason } = request.into_inner();
+        let mut found = Violations::new();
+        check::saga_id(&mut found, "saga_id", &saga_id);
+        check::text(&mut found, "reason", &reason, 0, 1_000);
+        found.into_result(ERRORS)?;
+        let stream = saga_stream(&saga_id);
+        let command = saga::Command::Cancel {
+            requester: "client".to_owned(),
+            reason,
+        };
+        self.engine.ask(stream.clone(), command, false).await?;
+        let saga = self.engine.read(&stream).await?;
+        Ok(Response::new(CancelSagaResponse { saga: Some(saga) }))
+    }
+
+    async fn signal_saga(
+        &self,
+        request: Request<SignalSagaRequest>,
+    ) -> Result<Response<SignalSagaResponse>, Status> {
+        let SignalSagaRequest {
+            saga_id,
+            name,
+            signal_id,
+            payload,
+        } = request.into_inner();
+        let mut found = Violations::new();
+        check::saga_id(&mut found, "saga_id", &saga_id);
+        check::name(&mut found, "name", &name);
+        check::text(&mut found, "signal_id", &signal_id, 1, 128);
+        let (bytes, most) = (
+            payload.as_ref().map_or(0, check::size),
+            self.engine.options.max_payload_bytes,
+        );
+        if bytes > most {
+            found.add("payload", format!("takes {bytes} bytes; at most {most} are accepted: keep large data elsewhere and pass a reference"));
+        }
+        found.into_result(ERRORS)?;
+        let reply = self
+            .engine
+            .ask(
+                saga_stream(&saga_id),
+                saga::Command::Signal {
+                    name,
+                    signal_id,
+                    payload,
+                },
+                false,
+            )
+            .await?;
+        Ok(Response::new(SignalSagaResponse {
+            accepted: matches!(reply, Reply::Saga { changed: true, .. }),
+        }))
+    }
+}
+
+/// Serves one stream of starts until its client closes it and every start was answered.
+async fn start_many(
+    engine: Engine,
+    mut requests: Streaming<StartSagasRequest>,
+    traceparent: String,
+    answers: mpsc::Sender<Result<StartSagasResponse, Status>>,
+) {
+    let draining = engine.tasks.draining();
+    let mut under_way = FuturesUnordered::new();
+    let mut open = true;
+    while open || !under_way.is_empty() {
+        tokio::select! {
+            biased;
+            Some(answer) = under_way.next() => {
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+            request = requests.message(), if open && under_way.len() < STARTS_AT_ONCE => match request {
+                Ok(Some(request)) => under_way.push(start_one(&engine, request, traceparent.clone())),
+                Ok(None) | Err(_) => open = false,
+            },
+            () = draining.cancelled(), if open => open = false,
+            () = answers.closed() => return,
+        }
+    }
+}
+
+async fn start_one(
+    engine: &Engine,
+    request: StartSagasRequest,
+    traceparent: String,
+) -> StartSagasResponse {
+    let outcome = match request.start {
+        Some(start) => starts::start(engine, start, traceparent, None).await,
+        None => Err(ERRORS.invalid_field("start", "is missing: say what to start")),
+    };
+    let result = match outcome {
+        Ok(started) => start_sagas_response::Result::Started(started),
+        Err(problem) => {
+            if problem.code() == Code::Internal {
+                tracing::error!(%problem, "a start failed");
+            }
+            start_sagas_response::Result::Error(starts::as_bytes(&problem.into()))
+        }
+    };
+    StartSagasResponse {
+        correlation_id: request.correlation_id,
+        result: Some(result),
+    }
+}

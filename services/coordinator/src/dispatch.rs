@@ -1,0 +1,136 @@
+//! The hub behind its lock, and what must happen after the lock is released.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chassis::Env;
+use ledger::{Committed, Observer, StreamId};
+use tokio::sync::{Notify, mpsc};
+
+use crate::decider::{Coordinator, Event, State};
+use crate::hub::Hub;
+use crate::meters::Meters;
+use crate::registry::Registry;
+use crate::saga;
+
+/// A command that the coordinator gives itself: a timer, a silence, a saga taken out of a queue.
+pub type Owed = (StreamId, saga::Command);
+
+/// The hub, shared. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch(Arc<Inner>);
+
+struct Inner {
+    hub: Mutex<Hub>,
+    env: Env,
+    timer: Notify,
+    owed: mpsc::UnboundedSender<Owed>,
+}
+
+impl Dispatch {
+    /// A shared hub; its commands for the ledger go to `owed`.
+    pub fn new(hub: Hub, env: Env, owed: mpsc::UnboundedSender<Owed>) -> Self {
+        Self(Arc::new(Inner {
+            hub: Mutex::new(hub),
+            env,
+            timer: Notify::new(),
+            owed,
+        }))
+    }
+
+    /// Does something with the hub, then hands out work and wakes whoever has something to do. Never held across a wait.
+    pub fn with<R>(&self, work: impl FnOnce(&mut Hub, i64) -> R) -> R {
+        let now = self.now();
+        let (result, out, earlier) = {
+            let mut hub = self.0.hub.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = work(&mut hub, now);
+            let (out, earlier) = hub.take_out(now);
+            (result, out, earlier)
+        };
+        for waker in out.wakers {
+            waker.wake();
+        }
+        for owed in out.commands {
+            // Without a receiver the process is stopping, and recovery finds it again.
+            drop(self.0.owed.send(owed));
+        }
+        if earlier {
+            self.0.timer.notify_one();
+        }
+        result
+    }
+
+    /// Looks at the hub; hands nothing out.
+    pub fn look<R>(&self, look: impl FnOnce(&Hub, i64) -> R) -> R {
+        let now = self.now();
+        look(
+            &self.0.hub.lock().unwrap_or_else(PoisonError::into_inner),
+            now,
+        )
+    }
+
+    /// As [`Dispatch::with`], for the writing side of streams: it hands nothing out and wakes nobody but the timer.
+    pub(crate) fn quietly<R>(&self, work: impl FnOnce(&mut Hub, i64) -> R) -> R {
+        let now = self.now();
+        let (result, earlier) = {
+            let mut hub = self.0.hub.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = work(&mut hub, now);
+            (result, hub.take_earlier())
+        };
+        if earlier {
+            self.0.timer.notify_one();
+        }
+        result
+    }
+
+    /// Unix milliseconds.
+    pub fn now(&self) -> i64 {
+        self.0.env.clock.now_millis()
+    }
+
+    /// Waits until a timer was set that is due before all others.
+    pub(crate) async fn earlier(&self) {
+        self.0.timer.notified().await;
+    }
+}
+
+/// Turns committed events into work, on the committer's task.
+pub struct Release {
+    dispatch: Dispatch,
+    registry: Arc<Registry>,
+    meters: Meters,
+}
+
+impl Release {
+    /// Releases into `dispatch`.
+    pub fn new(dispatch: Dispatch, registry: Arc<Registry>, meters: Meters) -> Self {
+        Self {
+            dispatch,
+            registry,
+            meters,
+        }
+    }
+}
+
+impl Observer<Coordinator> for Release {
+    fn committed(&mut self, commits: &[Committed<'_, Coordinator>]) {
+        let (registry, meters) = (&self.registry, &mut self.meters);
+        self.dispatch.with(|hub, now| {
+            for commit in commits {
+                match (commit.event, commit.state) {
+                    (Event::Saga(event), State::Saga(state)) => {
+                        hub.committed(commit.stream, commit.version, event, state, now);
+                        meters.committed(commit.stream, event, state);
+                    }
+                    (Event::Definition(_), State::Definition(record)) => {
+                        registry.publish(commit.stream.key(), record.clone())
+                    }
+                    (Event::Participant(_), State::Participant(record)) => {
+                        hub.set_participant(commit.stream.key(), record.settings)
+                    }
+                    _ => {}
+                }
+            }
+            meters.levels(hub);
+        });
+    }
+}

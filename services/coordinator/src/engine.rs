@@ -1,0 +1,241 @@
+//! What the services share: the ledger, the hub, the registry.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chassis::{Env, Problem, Tasks};
+use ledger::{ExecuteError, Ledger, StreamId};
+use sagamesh_api::saga::v1 as pb;
+use tokio::sync::mpsc;
+
+use crate::config::Options;
+use crate::decider::{Command, Coordinator, Rejection, Reply, State};
+use crate::dispatch::{Dispatch, Owed};
+use crate::hub::Hub;
+use crate::problems::{overloaded, problem, read_failed, refused};
+use crate::registry::Registry;
+use crate::saga::{self, Refusal, Timer};
+
+/// The running coordinator. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    /// The log.
+    pub ledger: Ledger<Coordinator>,
+    /// Queues, streams, timers.
+    pub dispatch: Dispatch,
+    /// Definitions.
+    pub registry: Arc<Registry>,
+    /// Clock and randomness.
+    pub env: Env,
+    /// Owned tasks.
+    pub tasks: Tasks,
+    /// Settings.
+    pub options: Arc<Options>,
+    starting: Arc<AtomicUsize>,
+}
+
+/// A start that was admitted; counts until it is dropped.
+#[derive(Debug)]
+pub struct Admitted(Arc<AtomicUsize>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Puts the parts together.
+    pub fn new(
+        ledger: Ledger<Coordinator>,
+        dispatch: Dispatch,
+        registry: Arc<Registry>,
+        env: Env,
+        tasks: Tasks,
+        options: Options,
+    ) -> Self {
+        Self {
+            ledger,
+            dispatch,
+            registry,
+            env,
+            tasks,
+            options: Arc::new(options),
+            starting: Arc::default(),
+        }
+    }
+
+    /// A command for a saga, with fresh randomness.
+    pub fn command(&self, stream: StreamId, command: saga::Command, describe: bool) -> Command {
+        Command::Saga {
+            stream,
+            command,
+            seed: self.env.entropy.next_u64(),
+            describe,
+        }
+    }
+
+    /// Asks something of a saga; answers once it is durable.
+    pub async fn ask(
+        &self,
+        stream: StreamId,
+        command: saga::Command,
+        describe: bool,
+    ) -> Result<Reply, Problem> {
+        let executed = self
+            .ledger
+            .execute(self.command(stream, command, describe))
+            .await;
+        executed.map(|executed| executed.reply).map_err(problem)
+    }
+
+    /// Changes a definition or a participant.
+    pub async fn change(&self, command: Command) -> Result<(), Problem> {
+        self.ledger
+            .execute(command)
+            .await
+            .map(drop)
+            .map_err(problem)
+    }
+
+    /// A saga as it is, durably, with what its steps wait for.
+    pub async fn read(&self, stream: &StreamId) -> Result<pb::Saga, Problem> {
+        let open = self.dispatch.look(|hub: &Hub, _| hub.is_open(stream));
+        let mut saga = if open {
+            match self
+                .ledger
+                .execute(Command::Read(stream.clone()))
+                .await
+                .map_err(problem)?
+                .reply
+            {
+                Reply::Saga {
+                    saga: Some(saga), ..
+                } => *saga,
+                _ => return Err(refused(&Refusal::NotStarted)),
+            }
+        } else {
+            let (state, _) = self
+                .ledger
+                .load(stream)
+                .await
+                .map_err(|error| read_failed(&error))?;
+            match state {
+                State::Saga(state) if state.exists() => saga::describe(stream.key(), &state),
+                _ => return Err(refused(&Refusal::NotStarted)),
+            }
+        };
+        self.explain(stream, &mut saga);
+        Ok(saga)
+    }
+
+    /// Fills in what an open saga's steps wait for.
+    pub fn explain(&self, stream: &StreamId, saga: &mut pb::Saga) {
+        if saga.end_time.is_none() {
+            self.dispatch.look(|hub, _| hub.explain(stream, saga));
+        }
+    }
+
+    /// Room for one more saga.
+    pub fn admit(&self) -> Result<Admitted, Problem> {
+        if self.starting.load(Ordering::Relaxed) >= self.options.max_waiting_starts {
+            return Err(overloaded("too many sagas are being started"));
+        }
+        let active = self.dispatch.look(|hub, _| hub.active_sagas());
+        if active >= self.options.max_active_sagas {
+            return Err(overloaded(&format!(
+                "{active} sagas are under way, the most that this coordinator takes"
+            )));
+        }
+        self.starting.fetch_add(1, Ordering::Relaxed);
+        Ok(Admitted(Arc::clone(&self.starting)))
+    }
+
+    /// Gives the ledger the coordinator's own commands, and those again that storage failed on.
+    pub async fn run_owed(self, mut owed: mpsc::UnboundedReceiver<Owed>) {
+        let token = self.tasks.token();
+        let (failed, mut again) = mpsc::unbounded_channel::<Owed>();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return,
+                taken = owed.recv_many(&mut batch, 256) => if taken == 0 { return },
+                Some(first) = again.recv() => {
+                    batch.push(first);
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY_AFTER) => {}
+                        () = token.cancelled() => return,
+                    }
+                    while let Ok(next) = again.try_recv() {
+                        batch.push(next);
+                    }
+                }
+            }
+            for (stream, command) in batch.drain(..) {
+                self.post(stream, command, &failed);
+            }
+        }
+    }
+
+    fn post(&self, stream: StreamId, command: saga::Command, failed: &mpsc::UnboundedSender<Owed>) {
+        let (dispatch, failed) = (self.dispatch.clone(), failed.clone());
+        let owed = (stream.clone(), command.clone());
+        self.ledger.post_with(self.command(stream, command, false), move |outcome| match outcome {
+            Ok(_) | Err(ExecuteError::Unavailable) => {}
+            Err(ExecuteError::Rejected(Rejection::Saga(Refusal::TooEarly { due }))) => {
+                if let Some(timer) = timer_of(&owed.1) {
+                    dispatch.with(|hub, _| hub.ask_again(&owed.0, timer, due));
+                }
+            }
+            Err(ExecuteError::Rejected(rejection)) => {
+                tracing::debug!(saga = owed.0.key(), %rejection, "nothing waits for this any more");
+            }
+            Err(ExecuteError::Overloaded | ExecuteError::Storage(_)) => drop(failed.send(owed)),
+        });
+    }
+
+    /// Fires timers as they become due.
+    pub async fn run_timers(self) {
+        const AT_ONCE: usize = 512;
+        let token = self.tasks.token();
+        loop {
+            let more = self.dispatch.with(|hub, now| hub.fire(now, AT_ONCE));
+            if more {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let now = self.dispatch.now();
+            let next = self.dispatch.look(|hub, _| hub.next_timer());
+            // Never for long: the clock may be set.
+            let wait = next.map_or(LONGEST_SLEEP, |at| {
+                Duration::from_millis(u64::try_from(at.saturating_sub(now)).unwrap_or(0))
+                    .min(LONGEST_SLEEP)
+            });
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.dispatch.earlier() => {}
+                () = token.cancelled() => return,
+            }
+        }
+    }
+}
+
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// The timer that a command came from.
+fn timer_of(command: &saga::Command) -> Option<Timer> {
+    Some(match command {
+        saga::Command::RetryDue { step, direction } => Timer::Retry {
+            step: *step,
+            direction: *direction,
+        },
+        saga::Command::DelayDue { step } => Timer::Delay { step: *step },
+        saga::Command::SignalTimeout { step } => Timer::Signal { step: *step },
+        saga::Command::DeadlineReached => Timer::Deadline,
+        saga::Command::StallCheck { step } => Timer::Stall { step: *step },
+        _ => return None,
+    })
+}
