@@ -1,0 +1,9 @@
+//! The whole service on a real file, through its step handlers and its gRPC methods.
+
+mod overselling;
+mod queries;
+mod restock;
+mod server;
+mod shop;
+mod steps;
+mod sweep;

@@ -1,0 +1,6 @@
+//! The whole service on a real file, through its step handlers and its gRPC methods.
+
+mod books;
+mod queries;
+mod shop;
+mod steps;
