@@ -117,6 +117,9 @@ impl Connections {
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            // A peer that vanished without a word gives its places back.
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
             // Twice the limit: above the limit a caller is told so, it does not wait for a stream.
             .max_concurrent_streams(
                 u32::try_from(self.max_streams.saturating_mul(2)).unwrap_or(u32::MAX),
@@ -126,7 +129,11 @@ impl Connections {
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(10));
         match self.protocol {
-            Protocol::Http2 => builder.http2_only(),
+            Protocol::Http2 => {
+                // Peers with short deadlines cancel many calls at once: that is no attack among services.
+                builder.http2().max_pending_accept_reset_streams(Some(1024));
+                builder.http2_only()
+            }
             Protocol::Any => builder,
         }
     }

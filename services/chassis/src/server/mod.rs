@@ -2,6 +2,7 @@
 
 mod connections;
 mod deadline;
+mod details;
 mod message_limit;
 mod observe;
 mod panics;
@@ -54,10 +55,11 @@ pub(crate) async fn serve(
 
     let streams_end = CancellationToken::new();
     let methods = Arc::new(Methods::new(services));
+    let domain = Arc::from(format!("{}.sagamesh", process.service));
     // From the outside in; a request passes them from the top to the bottom.
     let stack = ServiceBuilder::new()
         // First, so that it sees every answer, refusals and panics included: span, trace context, metrics.
-        .layer(observe::ObserveLayer::new(methods))
+        .layer(observe::ObserveLayer::new(methods, domain))
         // Inside the metrics, around everything that runs foreign code: a panic becomes INTERNAL.
         .layer(panics::PanicLayer)
         // Before any work is done: above the limit RESOURCE_EXHAUSTED + RetryInfo; a permit is held until the body ends.

@@ -13,17 +13,20 @@ use tonic::Code;
 use tower::{Layer, Service};
 use tracing::Span;
 
+use super::details;
 use crate::methods::{Method, Methods};
 use crate::trace;
 
 #[derive(Clone, Debug)]
 pub(crate) struct ObserveLayer {
     methods: Arc<Methods>,
+    domain: Arc<str>,
 }
 
 impl ObserveLayer {
-    pub(crate) fn new(methods: Arc<Methods>) -> Self {
-        Self { methods }
+    /// `domain` names this service in errors that have no details of their own.
+    pub(crate) fn new(methods: Arc<Methods>, domain: Arc<str>) -> Self {
+        Self { methods, domain }
     }
 }
 
@@ -33,7 +36,7 @@ impl<S> Layer<S> for ObserveLayer {
     fn layer(&self, inner: S) -> Observe<S> {
         Observe {
             inner,
-            methods: Arc::clone(&self.methods),
+            layer: self.clone(),
         }
     }
 }
@@ -41,7 +44,7 @@ impl<S> Layer<S> for ObserveLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct Observe<S> {
     inner: S,
-    methods: Arc<Methods>,
+    layer: ObserveLayer,
 }
 
 impl<S, B, R> Service<Request<B>> for Observe<S>
@@ -57,7 +60,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let method = Arc::clone(self.methods.get(request.uri().path()));
+        let method = Arc::clone(self.layer.methods.get(request.uri().path()));
         let span = tracing::info_span!(
             "rpc",
             service = method.service,
@@ -71,7 +74,7 @@ where
         }
         // Found once here, so that the layers below need no table.
         request.extensions_mut().insert(Arc::clone(&method));
-        let record = Record::start(method);
+        let record = Record::start(method, Arc::clone(&self.layer.domain));
         let inner = span.in_scope(|| self.inner.call(request));
         ObserveFuture {
             inner,
@@ -87,21 +90,24 @@ struct Record {
     method: Arc<Method>,
     start: Instant,
     code: Option<Code>,
+    domain: Arc<str>,
 }
 
 impl Record {
-    fn start(method: Arc<Method>) -> Self {
+    fn start(method: Arc<Method>, domain: Arc<str>) -> Self {
         method.in_flight.increment(1.0);
         Self {
             method,
             start: Instant::now(),
             code: None,
+            domain,
         }
     }
 
-    fn see(&mut self, headers: &HeaderMap) {
-        if let Some(status) = headers.get("grpc-status") {
-            self.code = Some(Code::from_bytes(status.as_bytes()));
+    /// Takes the call's status from headers or trailers, if it is there.
+    fn see(&mut self, headers: &mut HeaderMap) {
+        if let Some(code) = details::complete(headers, &self.domain) {
+            self.code = Some(code);
         }
     }
 }
@@ -141,9 +147,9 @@ where
             std::mem::replace(this.span, Span::none()),
             this.record.take(),
         );
-        Poll::Ready(answered.map(|response| {
+        Poll::Ready(answered.map(|mut response| {
             if let Some(record) = &mut record {
-                record.see(response.headers());
+                record.see(response.headers_mut());
             }
             response.map(|inner| ObservedBody {
                 inner,
@@ -173,12 +179,12 @@ impl<B: Body> Body for ObservedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        let frame = {
+        let mut frame = {
             let _entered = this.span.enter();
             ready!(this.inner.poll_frame(cx))
         };
-        if let (Some(record), Some(Ok(frame))) = (this.record.as_mut(), &frame)
-            && let Some(trailers) = frame.trailers_ref()
+        if let (Some(record), Some(Ok(frame))) = (this.record.as_mut(), &mut frame)
+            && let Some(trailers) = frame.trailers_mut()
         {
             record.see(trailers);
         }

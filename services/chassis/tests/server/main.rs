@@ -7,3 +7,4 @@ mod lifecycle;
 mod limits;
 mod observability;
 mod peers;
+mod simulated;

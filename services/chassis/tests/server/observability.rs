@@ -168,3 +168,61 @@ async fn reflection_can_be_switched_off() {
         .expect_err("off");
     assert_eq!(status.code(), tonic::Code::Unimplemented);
 }
+
+#[tokio::test]
+async fn every_error_has_an_error_info() {
+    let server = start();
+    let raw = server
+        .raw(
+            "/stranger.Service/Method",
+            &[],
+            &SubscribeRequest::default(),
+        )
+        .await;
+    assert_eq!(
+        chassis::problem::reason(&raw.status).as_deref(),
+        Some("UNIMPLEMENTED")
+    );
+    assert_eq!(raw.status.message(), "this service has no such method");
+    // A handler's bare status.
+    let status = server
+        .client()
+        .list_notifications(ask("nothing of the kind"))
+        .await
+        .expect_err("bare");
+    assert_eq!(
+        chassis::problem::reason(&status).as_deref(),
+        Some("INVALID_ARGUMENT")
+    );
+    // A message that is no protobuf.
+    let raw = server
+        .raw("/ledger.v1.FeedService/Subscribe", &[], &Garbage)
+        .await;
+    assert!(chassis::problem::reason(&raw.status).is_some(), "{raw:?}");
+}
+
+/// Bytes that are not a message.
+#[derive(Debug, Default)]
+struct Garbage;
+
+impl prost::Message for Garbage {
+    fn encode_raw(&self, buffer: &mut impl bytes::BufMut) {
+        buffer.put_slice(&[0xff; 7]);
+    }
+
+    fn merge_field(
+        &mut self,
+        _: u32,
+        _: prost::encoding::WireType,
+        _: &mut impl bytes::Buf,
+        _: prost::encoding::DecodeContext,
+    ) -> Result<(), prost::DecodeError> {
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        7
+    }
+
+    fn clear(&mut self) {}
+}
