@@ -2,12 +2,13 @@
 
 mod operator;
 mod outcome;
+mod people;
 mod start;
+mod times;
 
 use sagamesh_api::saga::v1::{
-    AbortCause, Aborted, CancelRequested, DeadlineMissed, DelayStarted, Direction, Dispatched,
-    Ended, Failure, ParkReason, Parked, Phase, RetryScheduled, SignalAwaited, SignalReceived,
-    Stalled, Succeeded, Transition, Value, transition::Kind as T,
+    AbortCause, Aborted, DelayStarted, Direction, Dispatched, Ended, Failure, ParkReason, Parked,
+    Phase, RetryScheduled, SignalAwaited, Succeeded, Transition, transition::Kind as T,
 };
 
 use super::plan::{Kind, Plan, StepIndex, StepSet};
@@ -157,8 +158,6 @@ impl<'a> Draft<'a> {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
-
-    // --- what follows from what happened
 
     /// Releases everything that may go now, or ends the saga.
     fn advance(&mut self) -> Result<(), Refusal> {
@@ -345,161 +344,6 @@ impl<'a> Draft<'a> {
             direction: direction.into(),
             retry_time: Some(timestamp(self.now.saturating_add(backoff))),
         }))
-    }
-
-    // --- times
-
-    fn retry_due(&mut self, step: StepIndex, direction: Direction) -> Result<(), Refusal> {
-        self.known(step)?;
-        let phase = match direction {
-            Direction::Compensation => StepPhase::UndoBackingOff,
-            _ => StepPhase::BackingOff,
-        };
-        let cell = *self.cell(step);
-        if self.core.ended.is_some() || cell.phase != phase {
-            return Ok(());
-        }
-        self.not_before(cell.until)?;
-        self.dispatch(step, direction)
-    }
-
-    fn delay_due(&mut self, step: StepIndex) -> Result<(), Refusal> {
-        self.known(step)?;
-        let cell = *self.cell(step);
-        if cell.phase != StepPhase::Waiting
-            || !matches!(self.plan.step(step).kind, Kind::Delay { .. })
-        {
-            return Ok(());
-        }
-        self.not_before(cell.until)?;
-        self.wait_over(step)?;
-        self.advance()
-    }
-
-    fn signal_timeout(&mut self, step: StepIndex) -> Result<(), Refusal> {
-        self.known(step)?;
-        let cell = *self.cell(step);
-        let timed = matches!(
-            self.plan.step(step).kind,
-            Kind::Signal {
-                timeout_millis: Some(_),
-                ..
-            }
-        );
-        if cell.phase != StepPhase::Waiting || !timed || cell.stalled {
-            return Ok(());
-        }
-        self.not_before(cell.until)?;
-        if self.role(step) == Phase::Retriable {
-            return self.emit(T::Stalled(Stalled {
-                step: self.name(step),
-            }));
-        }
-        self.abort(
-            AbortCause::SignalTimeout,
-            Some(step),
-            failure("SIGNAL_TIMEOUT", "the signal did not come in time"),
-        )?;
-        self.advance()
-    }
-
-    fn deadline_reached(&mut self) -> Result<(), Refusal> {
-        let Some(deadline) = self.core.deadline else {
-            return Ok(());
-        };
-        if self.core.ended.is_some() || self.core.aborting || self.core.deadline_missed {
-            return Ok(());
-        }
-        self.not_before(deadline)?;
-        if self.core.pivot_dispatched {
-            return self.emit(T::DeadlineMissed(DeadlineMissed {}));
-        }
-        self.abort(
-            AbortCause::Deadline,
-            None,
-            failure("DEADLINE_EXCEEDED", "the saga's deadline passed"),
-        )?;
-        self.advance()
-    }
-
-    fn stall_check(&mut self, step: StepIndex) -> Result<(), Refusal> {
-        self.known(step)?;
-        let cell = *self.cell(step);
-        let role = self.role(step);
-        let Kind::Call(call) = &self.plan.step(step).kind else {
-            return Ok(());
-        };
-        let watched = matches!(role, Phase::Pivot | Phase::Retriable)
-            && matches!(cell.phase, StepPhase::Running | StepPhase::BackingOff);
-        if !watched || cell.stalled {
-            return Ok(());
-        }
-        self.not_before(cell.since.saturating_add(call.stalled_after_millis))?;
-        // An attempt of the pivot that is still under way may yet answer: it is parked when that attempt is over.
-        if role == Phase::Pivot && cell.phase == StepPhase::BackingOff {
-            return self.park(step, Direction::Action, ParkReason::PivotUnknown, None);
-        }
-        self.emit(T::Stalled(Stalled {
-            step: self.name(step),
-        }))
-    }
-
-    // --- people
-
-    fn signal(
-        &mut self,
-        run: &'a Run,
-        name: &str,
-        id: &str,
-        payload: Option<&Value>,
-    ) -> Result<(), Refusal> {
-        if run.signals.iter().any(|kept| kept.id == id) {
-            return Ok(());
-        }
-        if self.core.ended.is_some() {
-            return Err(Refusal::Ended);
-        }
-        if self.core.aborting {
-            return Err(Refusal::Aborting);
-        }
-        if !self.plan.waits_for_signal(name) {
-            return Err(Refusal::UnknownSignal(name.to_owned()));
-        }
-        if run.signals.len() >= MAX_SIGNALS {
-            return Err(Refusal::TooManySignals(MAX_SIGNALS));
-        }
-        self.emit(T::SignalReceived(SignalReceived {
-            name: name.to_owned(),
-            signal_id: id.to_owned(),
-            payload: payload.cloned(),
-        }))?;
-        let plan = self.plan;
-        let waiting = plan.indices().find(|step| {
-            self.cell(*step).phase == StepPhase::Waiting && matches!(&plan.step(*step).kind, Kind::Signal { name: wanted, .. } if wanted == name)
-        });
-        if let Some(step) = waiting {
-            self.wait_over(step)?;
-            self.advance()?;
-        }
-        Ok(())
-    }
-
-    fn cancel(&mut self, requester: &str, reason: &str) -> Result<(), Refusal> {
-        if self.core.aborting && (self.core.cancelled || self.core.ended.is_none()) {
-            return Ok(());
-        }
-        if self.core.ended.is_some() {
-            return Err(Refusal::Ended);
-        }
-        if self.core.pivot_dispatched {
-            return Err(Refusal::PivotDispatched);
-        }
-        self.emit(T::CancelRequested(CancelRequested {
-            requester: clip(requester, 128),
-            reason: clip(reason, 1_000),
-        }))?;
-        self.abort(AbortCause::Cancelled, None, failure("CANCELLED", reason))?;
-        self.advance()
     }
 }
 

@@ -265,6 +265,12 @@ impl Plan {
     }
 }
 
+impl PartialEq for Plan {
+    fn eq(&self, other: &Plan) -> bool {
+        self.hash == other.hash
+    }
+}
+
 fn kind(definition: &Definition, step: &pb::Step) -> Kind {
     match &step.kind {
         Some(step::Kind::Delay(delay)) => Kind::Delay {

@@ -13,7 +13,7 @@ use super::table::{Facts, StepPhase};
 pub(super) const OLD_TOKENS: usize = 32;
 
 /// One saga. Made by [`SagaState::new`], changed by [`super::evolve()`] alone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SagaState {
     pub(super) run: Option<Box<Run>>,
     pub(super) version: u64,
@@ -21,7 +21,7 @@ pub struct SagaState {
 }
 
 /// A saga that was started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Run {
     pub(super) plan: Arc<Plan>,
     pub(super) core: Core,
@@ -36,7 +36,7 @@ pub(super) struct Run {
 }
 
 /// The part that decisions work on: small, and without text, so that a decision can try its own transitions on a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Core {
     pub(super) cells: Vec<Cell>,
     pub(super) start: i64,
@@ -50,7 +50,7 @@ pub(super) struct Core {
 }
 
 /// One step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Cell {
     pub(super) phase: StepPhase,
     /// The newest attempt of each direction.
@@ -71,14 +71,14 @@ pub(super) struct Cell {
 }
 
 /// An attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Attempt {
     pub(super) token: u64,
     pub(super) outcome: Outcome,
 }
 
 /// What became of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Outcome {
     /// There was none.
     None,
@@ -93,7 +93,7 @@ pub(super) enum Outcome {
 }
 
 /// A signal that came.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct KeptSignal {
     pub(super) name: String,
     pub(super) id: String,

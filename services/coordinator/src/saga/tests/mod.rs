@@ -1,1 +1,15 @@
 //! Tests of the saga state machine.
+
+mod definitions;
+mod explore;
+mod graphs;
+mod harness;
+mod history;
+mod operators;
+mod phases;
+mod pivot;
+mod random;
+mod running;
+mod table;
+mod undoing;
+mod waits;
