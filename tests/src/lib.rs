@@ -1,1 +1,11 @@
-//! Whole-system tests of sagamesh.
+//! Whole-system tests of sagamesh: real processes, started by the launcher, each system in a temporary folder on free
+//! ports.
+//!
+//! This library is what the tests share; the tests themselves are in `tests/`, one binary per theme.
+
+pub mod binaries;
+pub mod books;
+pub mod rest;
+pub mod system;
+
+pub use system::{Options, System};

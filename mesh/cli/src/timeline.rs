@@ -121,6 +121,9 @@ fn bars(saga: &Saga, events: &[SagaEvent]) -> Vec<String> {
         for attempt in own {
             paint(&mut row, attempt, begin, length);
         }
+        for attempt in own {
+            mark(&mut row, attempt, begin, length);
+        }
         let row: String = row.into_iter().collect();
         lines.push(
             format!(
@@ -154,22 +157,30 @@ fn bars(saga: &Saga, events: &[SagaEvent]) -> Vec<String> {
     lines
 }
 
+/// The bar of an attempt.
 fn paint(row: &mut [char], attempt: &Attempt, begin: i64, length: i64) {
-    let column = |at: i64| -> usize {
-        let scaled = (at - begin).clamp(0, length) * i64::try_from(WIDTH - 1).unwrap_or(1) / length;
-        usize::try_from(scaled).unwrap_or(0)
-    };
     let body = if attempt.direction == Direction::Compensation {
         '░'
     } else {
         '█'
     };
-    let first = column(attempt.from);
-    let last = attempt.to.map_or(WIDTH - 1, column).max(first);
-    row[first..=last].fill(body);
-    if !matches!(attempt.end, '█' | '░') {
-        row[last] = attempt.end;
+    let last = attempt.to.map_or(WIDTH - 1, |to| column(to, begin, length));
+    row[column(attempt.from, begin, length)..=last].fill(body);
+}
+
+/// How an attempt ended, unless it ended well; no later bar hides it.
+fn mark(row: &mut [char], attempt: &Attempt, begin: i64, length: i64) {
+    if let Some(to) = attempt.to
+        && !matches!(attempt.end, '█' | '░')
+    {
+        row[column(to, begin, length)] = attempt.end;
     }
+}
+
+/// The column of a time: always within the row.
+fn column(at: i64, begin: i64, length: i64) -> usize {
+    let scaled = (at - begin).clamp(0, length) * i64::try_from(WIDTH - 1).unwrap_or(1) / length;
+    usize::try_from(scaled).unwrap_or(0)
 }
 
 fn state(state: StepState, attempts: &[Attempt]) -> String {

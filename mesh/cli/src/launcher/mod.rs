@@ -155,20 +155,7 @@ impl Running {
                 () = &mut interrupt => return Err(Failure::new(Exit::Failed, "interrupted before the system was ready").into()),
             };
             let Ok(next) = next else {
-                let slow: Vec<&str> = self.labels(&waiting);
-                return Err(Failure::new(
-                    Exit::Failed,
-                    format!(
-                        "not ready after {} s: {}",
-                        timeout.as_secs(),
-                        slow.join(", ")
-                    ),
-                )
-                .hint(format!(
-                    "Their logs are in {}. A slow machine may need --start-timeout.",
-                    self.system.data_dir.join("logs").display()
-                ))
-                .into());
+                return Err(self.too_slow(timeout, &waiting, log_lengths));
             };
             let Some((index, event)) = next else { break };
             let label = &self.instances[index].label;
@@ -200,6 +187,24 @@ impl Running {
             .filter(|(_, waiting)| **waiting)
             .map(|(instance, _)| instance.label.as_str())
             .collect()
+    }
+
+    fn too_slow(&self, timeout: Duration, waiting: &[bool], log_lengths: &[u64]) -> anyhow::Error {
+        let slow = self.labels(waiting).join(", ");
+        let mut message = format!("not ready after {} s: {slow}", timeout.as_secs());
+        let logs = self.instances.iter().zip(log_lengths).zip(waiting);
+        for ((instance, start), _) in logs.filter(|(_, waiting)| **waiting) {
+            for line in last_lines(&instance.log, *start, 2) {
+                message.push_str(&format!("\n  {} | {line}", instance.label));
+            }
+        }
+        let logs = self.system.data_dir.join("logs");
+        Failure::new(Exit::Failed, message)
+            .hint(format!(
+                "Their logs are in {}. A slow machine may need --start-timeout.",
+                logs.display()
+            ))
+            .into()
     }
 
     fn hopeless(&self, index: usize, reason: &str, log_start: u64) -> anyhow::Error {
@@ -291,7 +296,8 @@ impl Running {
                 self.levers.iter().for_each(|levers| levers.drain.cancel());
             }
             tokio::select! {
-                () = self.tasks.wait() => break,
+                // Everybody's end is told before all are gone.
+                biased;
                 next = events.recv() => match next {
                     Some((index, Event::Ended)) => {
                         alive[index] = false;
@@ -301,6 +307,7 @@ impl Running {
                     None => break,
                 },
                 () = tokio::time::sleep_until(gateway_deadline), if !all_asked => {}
+                () = self.tasks.wait() => break,
                 () = tokio::time::sleep_until(deadline) => break,
                 () = &mut hurry => break,
             }
