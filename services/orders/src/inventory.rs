@@ -62,7 +62,7 @@ impl Inventory {
                 quantity: line.quantity,
             })
             .collect();
-        let mut client = self.client.clone();
+        let (mut client, token) = (self.client.clone(), self.tasks.token());
         // A task of its own: a caller that hangs up, or has little time left, says nothing about inventory's health.
         let call = self.tasks.spawn("check availability", async move {
             let mut request = tonic::Request::new(CheckAvailabilityRequest { lines });

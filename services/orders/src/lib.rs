@@ -130,7 +130,8 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         "order watchers",
         hub.clone().run(subscription, tasks.token()),
     );
-    steps::participate(&ledger, &config.coordinator, &env, &tasks)
+    let ids = ids::Ids::new(&env);
+    steps::participate(&ledger, &config.coordinator, &ids, &env, &tasks)
         .context("cannot take part in sagas")?;
 
     let inventory = Inventory::new(&config.inventory, &env, &tasks);
@@ -141,7 +142,7 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         hub,
         cancels,
         traces,
-        env: env.clone(),
+        ids,
     };
     let routes =
         Routes::new(OrderServiceServer::new(service)).add_service(ledger.feed().into_server());

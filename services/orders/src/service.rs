@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use chassis::{Env, Problem, deadline};
+use chassis::{Problem, deadline};
 use ledger::Ledger;
 use prost::Message as _;
 use sagamesh_api::shop::orders::v1::order_service_server::OrderService;
@@ -22,7 +22,7 @@ use crate::domain::{
     validate_place,
 };
 use crate::errors::{ERRORS, invalid, not_found, refused, storage};
-use crate::ids;
+use crate::ids::Ids;
 use crate::inventory::Inventory;
 use crate::projection::{ORDERS, show};
 use crate::queries::Queries;
@@ -44,7 +44,7 @@ pub(crate) struct Service {
     pub(crate) hub: Hub,
     pub(crate) cancels: Cancels,
     pub(crate) traces: Traces,
-    pub(crate) env: Env,
+    pub(crate) ids: Ids,
 }
 
 #[tonic::async_trait]
@@ -137,7 +137,7 @@ impl Service {
         priced: PricedOrder,
         replay: RequestKey,
     ) -> Result<PlaceOrderResponse, Problem> {
-        let order_id = ids::new(&self.env);
+        let order_id = self.ids.next();
         let placed = priced.into_placed(&order_id);
         self.traces.keep(&order_id);
         let command = Command::Place {
@@ -209,7 +209,7 @@ impl Service {
             })
         });
         let mut wait = self.cancels.wait(&order_id);
-        let refund_saga_id = ids::new(&self.env);
+        let refund_saga_id = self.ids.next();
         let command = Command::Cancel {
             order_id: order_id.clone(),
             customer_id,

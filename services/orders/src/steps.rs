@@ -5,7 +5,7 @@ use ledger::{ExecuteError, Ledger};
 use participant::{Outcome, Participant, Running, StepCommand};
 
 use crate::decider::{Command, Orders, Reply, StepAct};
-use crate::ids;
+use crate::ids::Ids;
 
 /// Commands that run at the same time. They wait for the log's group commit, so many cost little.
 const CONCURRENCY: u32 = 256;
@@ -17,13 +17,14 @@ const CONCURRENCY: u32 = 256;
 pub(crate) fn participate(
     ledger: &Ledger<Orders>,
     coordinator: &str,
+    ids: &Ids,
     env: &Env,
     tasks: &chassis::Tasks,
 ) -> Result<Running, participant::BuildError> {
-    let step = |act: fn(&StepCommand, &Env) -> StepAct| {
-        let (ledger, env) = (ledger.clone(), env.clone());
+    let step = |act: fn(&StepCommand, &Ids) -> StepAct| {
+        let (ledger, ids) = (ledger.clone(), ids.clone());
         move |command: StepCommand| {
-            let (ledger, act) = (ledger.clone(), act(&command, &env));
+            let (ledger, act) = (ledger.clone(), act(&command, &ids));
             async move { run(&ledger, &command, act).await }
         }
     };
@@ -33,8 +34,8 @@ pub(crate) fn participate(
         .compensation("orders.RejectOrder", step(|command, _| reject(command)))
         .action(
             "orders.ConfirmOrder",
-            step(|_, env| StepAct::Confirm {
-                refund_saga_id: ids::new(env),
+            step(|_, ids| StepAct::Confirm {
+                refund_saga_id: ids.next(),
             }),
         )
         .action("orders.MarkRefunded", step(|_, _| StepAct::MarkRefunded))
