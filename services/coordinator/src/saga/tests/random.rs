@@ -106,7 +106,7 @@ fn take(world: &mut World, turn: Turn) {
         8 => {
             // Results and timers that nobody waits for.
             let step = (turn.pick % world.plan.steps().len()) as u8;
-            let direction = if turn.outcome % 2 == 0 {
+            let direction = if turn.outcome.is_multiple_of(2) {
                 Action
             } else {
                 Compensation
@@ -144,11 +144,13 @@ fn answer(world: &mut World, effect: Effect, turn: Turn) -> Command {
             world.now = world.now.max(at);
             timer.command()
         }
-        Effect::Settle { step, token, .. } if turn.outcome % 3 == 0 => Command::NeverSent {
-            step,
-            direction: Action,
-            token,
-        },
+        Effect::Settle { step, token, .. } if turn.outcome.is_multiple_of(3) => {
+            Command::NeverSent {
+                step,
+                direction: Action,
+                token,
+            }
+        }
         Effect::Settle { step, token, .. } => attempt(world, step, Action, token, turn),
         Effect::Send {
             step,
