@@ -47,6 +47,8 @@ pub enum Mode {
     List(List),
     /// Sagas in flight, resumed after kill -9.
     Recovery(Recovery),
+    /// The whole shop: the first order after `sagamesh up`, and orders per second through REST.
+    Shop(Shop),
     /// The participants of a measurement, as a process of their own.
     #[command(hide = true)]
     Participant(Box<Participant>),
@@ -94,6 +96,25 @@ pub struct Recovery {
     /// Ended sagas on disk besides.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub ended: u64,
+}
+
+/// The whole shop.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Shop {
+    /// The launcher's binary; by default the one beside this binary.
+    #[arg(long, env = "SAGAMESH_BIN", value_name = "FILE")]
+    pub sagamesh: Option<PathBuf>,
+    /// Closed-loop customers, one run each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,8,64",
+        value_name = "N"
+    )]
+    pub clients: Vec<usize>,
+    /// Length of each run.
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    pub seconds: f64,
 }
 
 /// Participants as a process.

@@ -11,6 +11,7 @@ mod participants;
 mod process;
 mod recovery;
 mod report;
+mod shop;
 mod system;
 mod throughput;
 
@@ -35,6 +36,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
             Some(Mode::List(options)) => list::run(&args.common, &place, &options).await,
             Some(Mode::Recovery(options)) => recovery::run(&args.common, &place, &options).await,
+            Some(Mode::Shop(options)) => shop::run(&place, &options).await,
             Some(Mode::Participant(_)) => Ok(()),
         }
     })
