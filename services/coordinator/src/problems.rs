@@ -11,10 +11,10 @@ use crate::registry::DefinitionRefusal;
 use crate::saga::Refusal;
 
 /// The coordinator's errors.
-pub const ERRORS: Domain = Domain("coordinator.sagamesh");
+pub(crate) const ERRORS: Domain = Domain("coordinator.sagamesh");
 
 /// What a caller is told when the ledger did not carry a command out.
-pub fn problem(error: ExecuteError<Rejection>) -> Problem {
+pub(crate) fn problem(error: ExecuteError<Rejection>) -> Problem {
     match error {
         ExecuteError::Rejected(Rejection::Saga(refusal)) => refused(&refusal),
         ExecuteError::Rejected(Rejection::Definition(refusal)) => definition_refused(&refusal),
@@ -39,20 +39,20 @@ pub fn problem(error: ExecuteError<Rejection>) -> Problem {
 }
 
 /// The database failed.
-pub fn storage() -> Problem {
+pub(crate) fn storage() -> Problem {
     ERRORS
         .problem(Code::Unavailable, "STORAGE_FAILED", "the coordinator's database failed, its log says why: try again, the same request is safe to repeat")
         .retry_after(Duration::from_secs(1))
 }
 
 /// Reading the database failed.
-pub fn read_failed(error: &ledger::Error) -> Problem {
+pub(crate) fn read_failed(error: &ledger::Error) -> Problem {
     tracing::error!(%error, "the database could not be read");
     storage()
 }
 
 /// Too much work.
-pub fn overloaded(what: &str) -> Problem {
+pub(crate) fn overloaded(what: &str) -> Problem {
     ERRORS
         .problem(
             Code::ResourceExhausted,
@@ -63,7 +63,7 @@ pub fn overloaded(what: &str) -> Problem {
 }
 
 /// What a caller is told when a saga refuses.
-pub fn refused(refusal: &Refusal) -> Problem {
+pub(crate) fn refused(refusal: &Refusal) -> Problem {
     let code = match refusal {
         Refusal::NotStarted => Code::NotFound,
         Refusal::IdReused(_) => Code::AlreadyExists,

@@ -19,7 +19,7 @@ use crate::saga::Refusal;
 const HEARTBEAT: Duration = Duration::from_secs(9);
 
 /// The stream of events.
-pub type Watching = ReceiverStream<Result<WatchSagaResponse, Status>>;
+pub(super) type Watching = ReceiverStream<Result<WatchSagaResponse, Status>>;
 
 /// Follows a saga.
 pub(super) async fn watch(engine: &Engine, request: WatchSagaRequest) -> Result<Watching, Problem> {

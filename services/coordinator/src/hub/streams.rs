@@ -180,13 +180,6 @@ impl Hub {
         }
     }
 
-    /// Whether the stream was replaced or refused.
-    pub(crate) fn is_ended(&self, id: SessionId) -> bool {
-        self.sessions
-            .get(&id)
-            .is_none_or(|session| session.end.is_some())
-    }
-
     /// What is to be written to a stream next: moves it into `into`, or says how the stream ends, or remembers `waker`.
     pub(crate) fn poll_outbox(
         &mut self,

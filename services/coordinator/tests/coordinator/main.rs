@@ -1,4 +1,13 @@
 //! The coordinator over real streams and a real database in a temporary folder.
 
+mod definitions;
 mod forward;
+mod held_back;
+mod operators;
+mod queries;
+mod restart;
+mod starts;
+mod streams;
 mod support;
+mod undo;
+mod waits;
