@@ -1,10 +1,10 @@
 //! The inventory service of the shop: what there is, what is reserved, and what it costs.
 //!
-//! - **Writes** are commands to the [decider](decider): [`Restock`](domain::Restock) over gRPC, and the [saga steps](steps)
+//! - **Writes** are commands to the [decider]: [`Restock`](domain::Restock) over gRPC, and the [saga steps](steps)
 //!   ReserveStock, ReleaseStock, CommitStock and ReturnStock, each behind the barrier in the commit of its events.
 //! - **Streams**: `item/<sku>` (counts of one item, with snapshots) and `reservation/<id>` (what one order holds). A
 //!   reservation of several SKUs is one command that names all their streams: all lines or none.
-//! - **Reads** come from the [projection](projection) (tables `items` and `reservations`); a `min_position` waits for it.
+//! - **Reads** come from the [projection] (tables `items` and `reservations`); a `min_position` waits for it.
 //! - **Expiry** asks the coordinator before it releases anything: see the [sweeper].
 //! - **The feed** of all events is `ledger.v1.FeedService`.
 //!
@@ -62,7 +62,7 @@ pub struct Config {
     #[arg(
         long,
         env = "SAGAMESH_COORDINATOR",
-        default_value = "http://127.0.0.1:50055",
+        default_value = "http://127.0.0.1:50051",
         value_name = "URL"
     )]
     pub coordinator: String,

@@ -66,7 +66,7 @@ pub struct Config {
     #[arg(
         long,
         env = "SAGAMESH_COORDINATOR",
-        default_value = "http://127.0.0.1:50055",
+        default_value = "http://127.0.0.1:50051",
         value_name = "URL"
     )]
     pub coordinator: String,

@@ -136,12 +136,13 @@ fn with_status(status: ReservationStatus) -> Memory {
 fn every_settlement_of_every_status() {
     use ReservationStatus::{Absent, Committed, Held, Released, Returned};
     use Settlement::{Commit, Expire, Release, Return};
-    // (how, from) -> Ok((changed, to, available, reserved, committed)) or the reason
-    let table: &[(
+    /// How, from where, and whether it changed and to what; or the reason of the refusal.
+    type Row = (
         Settlement,
         ReservationStatus,
-        Result<(bool, ReservationStatus), &str>,
-    )] = &[
+        Result<(bool, ReservationStatus), &'static str>,
+    );
+    let table: &[Row] = &[
         (Release, Absent, Ok((false, Absent))),
         (Release, Held, Ok((true, Released))),
         (Release, Committed, Err("RESERVATION_COMMITTED")),

@@ -65,7 +65,7 @@ async fn concurrent_reservations_never_oversell() {
         "somebody got something"
     );
     assert!(
-        outcomes.iter().any(|held| *held == NOTHING),
+        outcomes.contains(&NOTHING),
         "it was not enough for everybody"
     );
 }
