@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{ArgAction, ValueEnum};
 
 /// The flags that every process of sagamesh has. Flatten it into the service's own `clap` struct.
@@ -60,7 +61,7 @@ pub struct ServerConfig {
     #[arg(long, env = "SAGAMESH_REFLECTION", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub reflection: bool,
     /// Shut down when stdin ends: a child so never outlives the launcher.
-    #[arg(long, env = "SAGAMESH_EXIT_WITH_PARENT", action = ArgAction::SetTrue)]
+    #[arg(long, env = "SAGAMESH_EXIT_WITH_PARENT", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub exit_with_parent: bool,
     /// Once bound, write the addresses here as JSON: {"grpc":"127.0.0.1:PORT","admin":"127.0.0.1:PORT"}.
     #[arg(long, env = "SAGAMESH_ADDRESSES_FILE", value_name = "PATH")]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chassis::PeerChannel;
+use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use sagamesh_api::shop::inventory::v1::inventory_service_client::InventoryServiceClient;
 use sagamesh_api::shop::notifications::v1::notification_service_client::NotificationServiceClient;
 use sagamesh_api::shop::orders::v1::order_service_client::OrderServiceClient;
@@ -17,6 +18,7 @@ pub(crate) struct Backends {
     pub(crate) inventory: InventoryServiceClient<PeerChannel>,
     pub(crate) payments: PaymentServiceClient<PeerChannel>,
     pub(crate) notifications: NotificationServiceClient<PeerChannel>,
+    pub(crate) sagas: SagaServiceClient<PeerChannel>,
 }
 
 impl Backends {
@@ -25,6 +27,7 @@ impl Backends {
             orders: OrderServiceClient::new(chassis::channel(env, &config.orders)),
             inventory: InventoryServiceClient::new(chassis::channel(env, &config.inventory)),
             payments: PaymentServiceClient::new(chassis::channel(env, &config.payments)),
+            sagas: SagaServiceClient::new(chassis::channel(env, &config.coordinator)),
             notifications: NotificationServiceClient::new(chassis::channel(
                 env,
                 &config.notifications,

@@ -50,6 +50,14 @@ pub struct Config {
         value_name = "URL"
     )]
     pub notifications: String,
+    /// Address of the coordinator.
+    #[arg(
+        long,
+        env = "SAGAMESH_COORDINATOR",
+        default_value = "http://127.0.0.1:50051",
+        value_name = "URL"
+    )]
+    pub coordinator: String,
     /// Who may come in.
     #[command(flatten)]
     pub auth: AuthConfig,

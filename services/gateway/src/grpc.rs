@@ -6,6 +6,7 @@ use axum::Router;
 use chassis::ServerConfig;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use sagamesh_api::saga::v1::saga_service_server::SagaServiceServer;
 use sagamesh_api::shop::inventory::v1::inventory_service_server::{
     InventoryService, InventoryServiceServer,
 };
@@ -40,11 +41,12 @@ use crate::door;
 use crate::gateway::Gateway;
 
 /// Full names of the services that are served here.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
     "shop.orders.v1.OrderService",
     "shop.inventory.v1.InventoryService",
     "shop.payments.v1.PaymentService",
     "shop.notifications.v1.NotificationService",
+    "saga.v1.SagaService",
 ];
 
 /// The services behind the token, and reflection beside them for everybody.
@@ -61,6 +63,7 @@ pub(crate) fn routes(gateway: &Gateway, server: &ServerConfig) -> anyhow::Result
             .add_service(
                 NotificationServiceServer::new(gateway.clone()).max_decoding_message_size(limit),
             )
+            .add_service(SagaServiceServer::new(gateway.clone()).max_decoding_message_size(limit))
             .into_axum_router()
             .reset_fallback()
             .layer(axum::middleware::from_fn_with_state(
@@ -85,7 +88,7 @@ pub(crate) fn routes(gateway: &Gateway, server: &ServerConfig) -> anyhow::Result
 }
 
 /// The caller, if the token has the scope.
-fn caller<T>(request: &Request<T>, scope: &'static str) -> Result<Caller, Status> {
+pub(crate) fn caller<T>(request: &Request<T>, scope: &'static str) -> Result<Caller, Status> {
     let caller = request
         .extensions()
         .get::<Caller>()
@@ -126,7 +129,11 @@ impl Gateway {
     }
 
     /// The request for the service behind, with the caller's remaining time or the gateway's own limit, whichever is less.
-    fn onward<T>(&self, metadata: &tonic::metadata::MetadataMap, message: T) -> Request<T> {
+    pub(crate) fn onward<T>(
+        &self,
+        metadata: &tonic::metadata::MetadataMap,
+        message: T,
+    ) -> Request<T> {
         let asked = asked(metadata);
         crate::backends::within(
             asked.map_or(self.timeout, |asked| asked.min(self.timeout)),
@@ -135,7 +142,7 @@ impl Gateway {
     }
 
     /// NOT_FOUND unless the order is the caller's.
-    async fn own_order(&self, order_id: &str, caller: &Caller) -> Result<(), Status> {
+    pub(crate) async fn own_order(&self, order_id: &str, caller: &Caller) -> Result<(), Status> {
         let request = GetOrderRequest {
             order_id: order_id.to_owned(),
             customer_id: caller.subject.clone(),

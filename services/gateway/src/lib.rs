@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod limits;
 pub mod problem;
 pub mod rest;
+mod sagas;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -233,6 +233,8 @@ impl Rig {
             "http://127.0.0.1:1",
             "--notifications",
             "http://127.0.0.1:1",
+            "--coordinator",
+            "http://127.0.0.1:1",
         ]);
         arguments.extend(flags);
         let config = gateway::Config::parse_from(arguments);
@@ -341,7 +343,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn read(response: http::Response<Incoming>) -> Self {
+    pub async fn read(response: http::Response<Incoming>) -> Self {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
         Self {
@@ -381,4 +383,12 @@ pub fn stranger_key() -> EncodingKey {
 /// An order that can be placed.
 pub fn new_order() -> Value {
     json!({"lines": [{"sku": "tea", "quantity": 2}], "payment_method": "pm_ok", "currency": "EUR"})
+}
+
+/// An order that stays PENDING, and its path.
+pub async fn endless(rig: &Rig, token: &str) -> String {
+    let mut order = new_order();
+    order["payment_method"] = json!("pm_forever");
+    let placed = rig.post("/v1/orders", token, &order).await;
+    placed.header("location").to_owned()
 }

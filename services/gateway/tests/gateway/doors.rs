@@ -1,0 +1,221 @@
+//! Who gets in, how often, and how many at a time.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Method, StatusCode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use sagamesh_api::shop::orders::v1::order_service_client::OrderServiceClient;
+use sagamesh_api::shop::orders::v1::{GetOrderRequest, WatchOrderRequest};
+use serde_json::json;
+
+use crate::Outcome;
+use crate::rig::{Rig, endless, new_order, stranger_key};
+
+#[tokio::test]
+async fn tokens_that_must_not_get_in() -> Outcome {
+    let rig = Rig::start(&[]).await;
+    let good = rig.claims("ann");
+    let mut header = Header::new(Algorithm::ES256);
+    header.kid = Some(rig.kid.clone());
+    let now = jsonwebtoken::get_current_timestamp();
+    let with = |claim: &str, value: serde_json::Value| {
+        let mut claims = good.clone();
+        claims[claim] = value;
+        rig.sign(&claims)
+    };
+    let unsigned = |alg: &str| {
+        let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!(
+            "{}.{}.",
+            part(json!({"alg": alg, "typ": "JWT", "kid": rig.kid})),
+            part(good.clone())
+        )
+    };
+    // The public key, which everybody can read, used as the secret of an HMAC.
+    let confused = {
+        let x = rig.jwks["keys"][0]["x"].as_str().ok_or("no x")?;
+        let header = Header {
+            kid: Some(rig.kid.clone()),
+            ..Header::new(Algorithm::HS256)
+        };
+        jsonwebtoken::encode(&header, &good, &EncodingKey::from_secret(x.as_bytes()))?
+    };
+    let nameless = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &good, &rig.key)?;
+    let unknown = jsonwebtoken::encode(
+        &Header {
+            kid: Some("other".to_owned()),
+            ..header.clone()
+        },
+        &good,
+        &stranger_key(),
+    )?;
+    let forged = jsonwebtoken::encode(&header, &good, &stranger_key())?;
+    let mut missing = good.clone();
+    missing.as_object_mut().ok_or("claims")?.remove("exp");
+
+    for (token, reason) in [
+        (unsigned("none"), "TOKEN_MALFORMED"),
+        (unsigned("ES256"), "TOKEN_SIGNATURE"),
+        (confused, "TOKEN_ALGORITHM"),
+        (nameless, "TOKEN_KEY_UNKNOWN"),
+        (unknown, "TOKEN_KEY_UNKNOWN"),
+        (forged, "TOKEN_SIGNATURE"),
+        (with("exp", json!(now - 60)), "TOKEN_EXPIRED"),
+        (with("nbf", json!(now + 60)), "TOKEN_NOT_YET_VALID"),
+        (with("iss", json!("else")), "TOKEN_ISSUER"),
+        (with("aud", json!("else")), "TOKEN_AUDIENCE"),
+        (with("sub", json!("")), "TOKEN_MALFORMED"),
+        (rig.sign(&missing), "TOKEN_MALFORMED"),
+        ("a.b.c".to_owned(), "TOKEN_MALFORMED"),
+        ("x".repeat(9000), "TOKEN_MALFORMED"),
+    ] {
+        let answer = rig.get("/v1/orders", &token).await;
+        assert_eq!(
+            (answer.status, answer.reason().as_str()),
+            (StatusCode::UNAUTHORIZED, reason),
+            "{token}: {answer:?}"
+        );
+        assert!(answer.header("www-authenticate").starts_with("Bearer"));
+        assert!(
+            !answer.body.contains(&token),
+            "the token must not come back"
+        );
+    }
+    let nobody = rig.send(Method::GET, "/v1/orders", &[], "").await;
+    assert_eq!(
+        (nobody.status, nobody.reason().as_str()),
+        (StatusCode::UNAUTHORIZED, "TOKEN_MISSING")
+    );
+    assert_eq!(
+        rig.get("/v1/orders", &rig.token("ann")).await.status,
+        StatusCode::OK
+    );
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn scopes_and_foreign_orders() -> Outcome {
+    let rig = Rig::start(&[]).await;
+    let mut reader = rig.claims("ann");
+    reader["scope"] = json!("orders:read");
+    let refused = rig
+        .post("/v1/orders", &rig.sign(&reader), &new_order())
+        .await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::FORBIDDEN, "SCOPE_MISSING")
+    );
+    assert_eq!(refused.json()["context"]["scope"], "orders:write");
+
+    let placed = rig
+        .post("/v1/orders", &rig.token("ann"), &new_order())
+        .await;
+    assert_eq!(placed.status, StatusCode::ACCEPTED, "{placed:?}");
+    let path = placed.header("location").to_owned();
+    assert_eq!(
+        rig.get(&path, &rig.token("ann")).await.status,
+        StatusCode::OK
+    );
+    assert_eq!(
+        rig.get(&path, &rig.token("bob")).await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        rig.get(&format!("{path}/events"), &rig.token("bob"))
+            .await
+            .status,
+        StatusCode::NOT_FOUND
+    );
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn too_many_requests_are_refused_in_the_callers_language() -> Outcome {
+    let rig = Rig::start(&["--rate-per-subject", "1", "--burst-per-subject", "2"]).await;
+    let token = rig.token("ann");
+    let first = rig.get("/v1/orders", &token).await;
+    assert_eq!(
+        (
+            first.header("ratelimit-limit"),
+            first.header("ratelimit-remaining")
+        ),
+        ("2", "1")
+    );
+    rig.get("/v1/orders", &token).await;
+    let refused = rig.get("/v1/orders", &token).await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED")
+    );
+    assert_eq!(
+        (
+            refused.header("retry-after"),
+            refused.header("ratelimit-remaining")
+        ),
+        ("1", "0")
+    );
+    assert_eq!(
+        rig.get("/v1/orders", &rig.token("bob")).await.status,
+        StatusCode::OK,
+        "others are not held up"
+    );
+
+    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let mut request = tonic::Request::new(GetOrderRequest::default());
+    request
+        .metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse()?);
+    let status = client
+        .get_order(request)
+        .await
+        .expect_err("ann is over her limit");
+    assert_eq!(
+        (status.code(), chassis::problem::reason(&status).as_deref()),
+        (tonic::Code::ResourceExhausted, Some("RATE_LIMITED"))
+    );
+    assert!(chassis::problem::retry_after(&status).is_some());
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_keeps_its_place_until_it_ends() -> Outcome {
+    let rig = Rig::start(&["--max-concurrent-requests", "1"]).await;
+    let token = rig.token("ann");
+    let path = endless(&rig, &token).await;
+    let id = path.rsplit('/').next().ok_or("an id")?.to_owned();
+    let authorised = |message| {
+        let mut request = tonic::Request::new(message);
+        let bearer = format!("Bearer {token}").parse().expect("ascii");
+        request.metadata_mut().insert("authorization", bearer);
+        request
+    };
+    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let watch = WatchOrderRequest {
+        order_id: id,
+        customer_id: String::new(),
+    };
+    let mut stream = client.watch_order(authorised(watch)).await?.into_inner();
+    stream.message().await?.ok_or("the order as it is")?;
+
+    let refused = rig.get("/v1/orders", &token).await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED")
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    let mut get = tonic::Request::new(GetOrderRequest::default());
+    get.metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse()?);
+    let status = client.get_order(get).await.expect_err("no place");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+
+    drop(stream);
+    while rig.get("/v1/orders", &token).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    rig.stop().await;
+    Ok(())
+}
