@@ -29,7 +29,10 @@ impl Admin {
             (&Method::GET | &Method::HEAD, "/ready") => {
                 (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())
             }
-            (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, self.metrics.render()),
+            (&Method::GET | &Method::HEAD, "/metrics") => (
+                StatusCode::OK,
+                self.metrics.render() + &crate::metrics::process(),
+            ),
             (_, "/live" | "/ready" | "/metrics") => {
                 (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned())
             }

@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tower::Service;
 
 pub use body::PeerBody;
+use body::Record;
 use connection::Connection;
 
 use crate::deadline;
@@ -128,16 +129,27 @@ impl Service<Request<Body>> for PeerChannel {
                 )))
             });
         };
+        let mut record = Record::start(request.uri().path(), now);
         Box::pin(async move {
             let answer = connection.send(request);
             let answered = match deadline {
                 // An answer that is here wins over a deadline that has passed since.
-                Some(deadline) => tokio::time::timeout_at(deadline, answer)
-                    .await
-                    .map_err(|_| too_late(&peer))?,
+                Some(deadline) => {
+                    let answered = tokio::time::timeout_at(deadline, answer).await;
+                    answered.unwrap_or_else(|_| Err(too_late(&peer)))
+                }
                 None => answer.await,
             };
-            Ok(answered?.map(|incoming| PeerBody::new(incoming, deadline, peer)))
+            match answered {
+                Ok(response) => {
+                    record.see(response.headers());
+                    Ok(response.map(|incoming| PeerBody::new(incoming, deadline, peer, record)))
+                }
+                Err(status) => {
+                    record.end(status.code());
+                    Err(status)
+                }
+            }
         })
     }
 }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::Uri;
@@ -127,5 +128,82 @@ pub struct OsEntropy;
 impl Entropy for OsEntropy {
     fn next_u64(&self) -> u64 {
         rand::rng().next_u64()
+    }
+}
+
+/// A clock that stands still until it is told to move: for tests and simulations.
+#[derive(Debug, Default)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that shows these Unix milliseconds.
+    pub fn at(millis: i64) -> Self {
+        Self(AtomicI64::new(millis))
+    }
+
+    /// Moves it on.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(
+            i64::try_from(by.as_millis()).unwrap_or(i64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        let since = u64::try_from(self.now_millis()).unwrap_or(0);
+        UNIX_EPOCH + Duration::from_millis(since)
+    }
+
+    fn now_millis(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Random bits that are the same for the same seed: for tests and simulations, never for secrets.
+#[derive(Debug)]
+pub struct SeededEntropy(AtomicU64);
+
+impl SeededEntropy {
+    /// A sequence of its own for each seed.
+    pub fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+}
+
+impl Entropy for SeededEntropy {
+    /// SplitMix64.
+    fn next_u64(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut bits = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_do_as_they_are_told() {
+        let clock = ManualClock::at(1_000);
+        clock.advance(Duration::from_millis(500));
+        assert_eq!(clock.now_millis(), 1_500);
+        assert_eq!(clock.now(), UNIX_EPOCH + Duration::from_millis(1_500));
+        let draw = |seed| {
+            let entropy = SeededEntropy::new(seed);
+            [entropy.next_u64(), entropy.next_u64()]
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+        assert_ne!(draw(7)[0], draw(7)[1]);
+    }
+
+    #[test]
+    fn the_system_clock_tells_unix_time() {
+        assert!(SystemClock.now_millis() > 1_700_000_000_000);
     }
 }

@@ -1,24 +1,44 @@
 //! Every RPC that the contracts know, resolved once: whether it streams, and its metric handles.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-/// The paths of the contracts' methods that stream in one direction or both.
-static STREAMING: LazyLock<HashMap<String, bool>> = LazyLock::new(|| {
-    let mut all = HashMap::new();
-    for (service, method, streaming) in described(sagamesh_api::FILE_DESCRIPTOR_SET) {
-        all.insert(format!("/{service}/{method}"), streaming);
-    }
-    for (service, method, streaming) in INFRASTRUCTURE {
-        all.insert(format!("/{service}/{method}"), streaming);
-    }
-    all
+/// The contracts' methods by path.
+static KNOWN: LazyLock<HashMap<String, Known>> = LazyLock::new(|| {
+    let infrastructure = INFRASTRUCTURE.iter().map(|(service, method, streaming)| {
+        ((*service).to_owned(), (*method).to_owned(), *streaming)
+    });
+    let known = |(service, method, streaming): (String, String, bool)| {
+        (
+            format!("/{service}/{method}"),
+            Known {
+                service,
+                method,
+                streaming,
+                calls: OnceLock::new(),
+            },
+        )
+    };
+    described(sagamesh_api::FILE_DESCRIPTOR_SET)
+        .into_iter()
+        .chain(infrastructure)
+        .map(known)
+        .collect()
 });
+
+struct Known {
+    service: String,
+    method: String,
+    streaming: bool,
+    /// Made at the first call: a process calls few of them.
+    calls: OnceLock<Arc<Calls>>,
+}
 
 const INFRASTRUCTURE: [(&str, &str, bool); 4] = [
     ("grpc.health.v1.Health", "Check", false),
@@ -37,7 +57,49 @@ const INFRASTRUCTURE: [(&str, &str, bool); 4] = [
 
 /// Whether the method at this path (`/package.Service/Method`) streams; unknown methods are taken as unary.
 pub fn is_streaming(path: &str) -> bool {
-    STREAMING.get(path).copied().unwrap_or(false)
+    KNOWN.get(path).is_some_and(|known| known.streaming)
+}
+
+/// The metrics of calls that this process makes to the method at this path, if the contracts know it.
+pub(crate) fn outgoing(path: &str) -> Option<&'static Arc<Calls>> {
+    let known = KNOWN.get(path)?;
+    Some(
+        known
+            .calls
+            .get_or_init(|| Arc::new(Calls::new("client", &known.service, &known.method))),
+    )
+}
+
+/// Counts calls of one method by their end, and how long they took. Resolved once: nothing is hashed per call.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    by_code: [Counter; CODES.len()],
+    seconds: Histogram,
+}
+
+impl Calls {
+    fn new(side: &str, service: &str, method: &str) -> Self {
+        let labels = [
+            ("service", service.to_owned()),
+            ("method", method.to_owned()),
+        ];
+        Self {
+            by_code: std::array::from_fn(
+                |code| metrics::counter!(format!("grpc_{side}_calls_total"), "service" => service.to_owned(), "method" => method.to_owned(), "code" => CODES[code]),
+            ),
+            seconds: metrics::histogram!(format!("grpc_{side}_duration_seconds"), &labels),
+        }
+    }
+
+    pub(crate) fn ended(&self, code: Code, after: Duration) {
+        if let Some(counter) = usize::try_from(i32::from(code))
+            .ok()
+            .and_then(|code| self.by_code.get(code))
+        {
+            counter.increment(1);
+        }
+        self.seconds.record(after.as_secs_f64());
+    }
 }
 
 /// The methods of `services` (full names), as they are served.
@@ -80,9 +142,8 @@ pub(crate) struct Method {
     pub(crate) service: String,
     pub(crate) name: String,
     pub(crate) streaming: bool,
-    pub(crate) seconds: Histogram,
     pub(crate) in_flight: Gauge,
-    calls: [Counter; CODES.len()],
+    pub(crate) calls: Calls,
 }
 
 impl Method {
@@ -92,20 +153,8 @@ impl Method {
             service: service.to_owned(),
             name: name.to_owned(),
             streaming,
-            seconds: metrics::histogram!("grpc_server_duration_seconds", &labels),
             in_flight: metrics::gauge!("grpc_server_in_flight", &labels),
-            calls: std::array::from_fn(
-                |code| metrics::counter!("grpc_server_calls_total", "service" => service.to_owned(), "method" => name.to_owned(), "code" => CODES[code]),
-            ),
-        }
-    }
-
-    pub(crate) fn count(&self, code: Code) {
-        if let Some(counter) = usize::try_from(i32::from(code))
-            .ok()
-            .and_then(|code| self.calls.get(code))
-        {
-            counter.increment(1);
+            calls: Calls::new("server", service, name),
         }
     }
 }

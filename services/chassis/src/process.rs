@@ -19,7 +19,7 @@ use crate::telemetry::Telemetry;
 use crate::{metrics, server};
 
 /// How long tasks may take to stop once the server has drained.
-const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
+const TASKS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs a process: a current-thread runtime, telemetry, signals, bound listeners, then `body`. Returns when the body
 /// has returned and every task has stopped.

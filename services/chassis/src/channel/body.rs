@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::deadline::Timer;
+use crate::methods::{self, Calls};
 
 /// The body of a peer's answer: ends with DEADLINE_EXCEEDED when the call's time is over, and with UNAVAILABLE when
 /// the connection is lost.
@@ -19,14 +21,21 @@ pub struct PeerBody {
     incoming: Incoming,
     timer: Timer,
     peer: Arc<str>,
+    record: Record,
 }
 
 impl PeerBody {
-    pub(super) fn new(incoming: Incoming, deadline: Option<Instant>, peer: Arc<str>) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        deadline: Option<Instant>,
+        peer: Arc<str>,
+        record: Record,
+    ) -> Self {
         Self {
             incoming,
             timer: Timer::new(deadline),
             peer,
+            record,
         }
     }
 }
@@ -39,15 +48,21 @@ impl Body for PeerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| lost(&self.peer, error))))
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame.map(|frame| frame.map_err(|error| lost(&self.peer, error))),
+            Poll::Pending if self.timer.poll(cx) => Some(Err(super::too_late(&self.peer))),
+            Poll::Pending => return Poll::Pending,
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.record.see(trailers);
+                }
             }
-            Poll::Pending if self.timer.poll(cx) => {
-                Poll::Ready(Some(Err(super::too_late(&self.peer))))
-            }
-            Poll::Pending => Poll::Pending,
+            Some(Err(status)) => self.record.end(status.code()),
+            None => {}
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -56,6 +71,43 @@ impl Body for PeerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+/// Counts a call when it is dropped: answered, failed, or given up.
+#[derive(Debug)]
+pub(super) struct Record {
+    calls: Option<Arc<Calls>>,
+    start: Instant,
+    code: Option<Code>,
+}
+
+impl Record {
+    pub(super) fn start(path: &str, start: Instant) -> Self {
+        Self {
+            calls: methods::outgoing(path).cloned(),
+            start,
+            code: None,
+        }
+    }
+
+    /// Takes the call's status from headers or trailers, if it is there.
+    pub(super) fn see(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(code.as_bytes()));
+        }
+    }
+
+    pub(super) fn end(&mut self, code: Code) {
+        self.code = Some(code);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(calls) = &self.calls {
+            calls.ended(self.code.unwrap_or(Code::Cancelled), self.start.elapsed());
+        }
     }
 }
 

@@ -115,10 +115,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.method.in_flight.decrement(1.0);
-        self.method.count(self.code.unwrap_or(Code::Cancelled));
-        self.method
-            .seconds
-            .record(self.start.elapsed().as_secs_f64());
+        let code = self.code.unwrap_or(Code::Cancelled);
+        self.method.calls.ended(code, self.start.elapsed());
     }
 }
 

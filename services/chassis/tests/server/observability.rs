@@ -39,6 +39,10 @@ async fn metrics_count_calls_by_service_method_and_code() {
         r#"grpc_server_calls_total{service="unknown",method="unknown",code="UNIMPLEMENTED"}"#,
         r#"grpc_server_duration_seconds_bucket{service="ledger.v1.FeedService",method="Subscribe",le="0.001"}"#,
         "grpc_server_panics_total",
+        r#"grpc_client_calls_total{service="shop.notifications.v1.NotificationService",method="ListNotifications",code="INVALID_ARGUMENT"}"#,
+        r#"grpc_client_duration_seconds_bucket{service="shop.notifications.v1.NotificationService",method="ListNotifications",le="0.001"}"#,
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
     ] {
         let line = metrics
             .lines()

@@ -5,5 +5,6 @@ mod callers;
 mod doors;
 mod requests;
 mod rig;
+mod secrets;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

@@ -186,6 +186,9 @@ impl PaymentService for FakePayments {
 /// A running gateway. Orders and payments answer; nothing listens where inventory and notifications should be.
 pub struct Rig {
     pub address: SocketAddr,
+    /// Where the fake orders and payments answer.
+    pub backend_url: String,
+    pub folder: std::path::PathBuf,
     pub key: EncodingKey,
     pub kid: String,
     pub jwks: Value,
@@ -261,6 +264,8 @@ impl Rig {
         });
         Self {
             address,
+            backend_url,
+            folder: folder.path().to_owned(),
             key: EncodingKey::from_ec_pem(&pem).expect("the development key"),
             kid: jwks["keys"][0]["kid"].as_str().expect("a kid").to_owned(),
             jwks,
@@ -293,7 +298,7 @@ impl Rig {
         self.sign(&self.claims(subject))
     }
 
-    /// One request over HTTP/1.1.
+    /// One request to this gateway.
     pub async fn send(
         &self,
         method: Method,
@@ -301,17 +306,14 @@ impl Rig {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Answer {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request
-            .body(Full::from(body.to_owned()))
-            .expect("a request");
-        Answer::read(client.request(request).await.expect("an answer")).await
+        request(
+            &format!("http://{}", self.address),
+            method,
+            path,
+            headers,
+            body,
+        )
+        .await
     }
 
     pub async fn get(&self, path: &str, token: &str) -> Answer {
@@ -332,6 +334,27 @@ impl Rig {
         self.send(Method::POST, path, &headers, &body.to_string())
             .await
     }
+}
+
+/// One request over HTTP/1.1.
+pub async fn request(
+    base: &str,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("{base}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(Full::from(body.to_owned()))
+        .expect("a request");
+    Answer::read(client.request(request).await.expect("an answer")).await
 }
 
 /// An answer, read to its end.
