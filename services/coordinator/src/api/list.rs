@@ -282,3 +282,94 @@ fn query(
         values,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use chassis::{Env, Tasks};
+    use ledger::sql::Dynamic;
+    use ledger::{CommitterOptions, Ledger, StoreConfig};
+
+    use super::*;
+    use crate::decider::Coordinator;
+    use crate::projection::SagaTable;
+
+    fn filters() -> Vec<(SagaFilter, Option<(&'static str, i32)>)> {
+        let attributes = BTreeMap::from([
+            ("a".to_owned(), "1".to_owned()),
+            ("b".to_owned(), "2".to_owned()),
+        ]);
+        vec![
+            (SagaFilter::default(), None),
+            (SagaFilter::default(), Some(("order", 4))),
+            (
+                SagaFilter {
+                    needs_attention: true,
+                    ..SagaFilter::default()
+                },
+                None,
+            ),
+            (
+                SagaFilter {
+                    search_attributes: attributes,
+                    ..SagaFilter::default()
+                },
+                None,
+            ),
+        ]
+    }
+
+    #[tokio::test]
+    async fn every_list_walks_an_index_in_its_own_order() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tasks = Tasks::new();
+        let projections: Vec<Box<dyn ledger::Projection>> = vec![Box::new(SagaTable::default())];
+        let ledger = Ledger::open(
+            StoreConfig::sqlite(dir.path(), "coordinator"),
+            Coordinator::new(std::sync::Arc::default()),
+            (),
+            projections,
+            &Env::system(),
+            &tasks,
+            CommitterOptions::default(),
+        )
+        .await
+        .expect("open");
+        let cursor = Cursor {
+            start: 5,
+            saga_id: "x".to_owned(),
+        };
+        for (filter, walk) in filters() {
+            for after in [None, Some(&cursor)] {
+                let (definition, state) = walk.unzip();
+                let (sql, values) = query(&filter, after, 51, definition, state);
+                let explain = Dynamic(format!("EXPLAIN QUERY PLAN {sql}"));
+                let rows = ledger
+                    .reader()
+                    .fetch_all(explain, values)
+                    .await
+                    .expect("a plan");
+                let plan: Vec<String> = rows
+                    .iter()
+                    .map(|row| row.get("detail").expect("a detail"))
+                    .collect();
+                let plan = plan.join("; ");
+                assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+                assert!(
+                    plan.contains("USING") && plan.contains("INDEX")
+                        || plan.contains("PRIMARY KEY"),
+                    "{sql}: {plan}"
+                );
+                assert!(
+                    !plan.starts_with("SCAN s;") && plan != "SCAN s",
+                    "{sql}: {plan}"
+                );
+            }
+        }
+        tasks
+            .shutdown(std::time::Duration::from_secs(5))
+            .await
+            .expect("stopped");
+    }
+}

@@ -232,7 +232,6 @@ pub(super) fn as_bytes(status: &tonic::Status) -> Vec<u8> {
         return Rpc {
             code: status.code().into(),
             message: status.message().to_owned(),
-            ..Rpc::default()
         }
         .encode_to_vec();
     }

@@ -347,12 +347,11 @@ pub(crate) struct Watch(Streaming<WatchSagaResponse>);
 impl Watch {
     pub(crate) async fn next(&mut self) -> Option<SagaEvent> {
         loop {
-            match soon("an event", self.0.message())
+            let response = soon("an event", self.0.message())
                 .await
-                .expect("no error")?
-            {
-                WatchSagaResponse { event: Some(event) } => return Some(event),
-                WatchSagaResponse { event: None } => {}
+                .expect("no error")?;
+            if response.event.is_some() {
+                return response.event;
             }
         }
     }
