@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chassis::Env;
@@ -126,6 +126,7 @@ pub(crate) struct Committer<D: Decider, O> {
     pub(crate) env: Env,
     pub(crate) queue: mpsc::UnboundedReceiver<Request<D>>,
     pub(crate) depth: Arc<AtomicUsize>,
+    pub(crate) commits: Arc<AtomicU64>,
     pub(crate) stop: CancellationToken,
     inner: Inner<D>,
 }
@@ -177,6 +178,7 @@ pub(crate) struct Parts<D: Decider, O> {
     pub(crate) env: Env,
     pub(crate) queue: mpsc::UnboundedReceiver<Request<D>>,
     pub(crate) depth: Arc<AtomicUsize>,
+    pub(crate) commits: Arc<AtomicU64>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -191,6 +193,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             env,
             queue,
             depth,
+            commits,
             stop,
         } = parts;
         let inner = Inner {
@@ -213,6 +216,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             env,
             queue,
             depth,
+            commits,
             stop,
             inner,
         }

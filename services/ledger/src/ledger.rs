@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chassis::{Env, Tasks};
@@ -40,6 +40,7 @@ struct Shared<D: Decider> {
     decider: Arc<D>,
     queue: mpsc::UnboundedSender<Request<D>>,
     depth: Arc<AtomicUsize>,
+    commits: Arc<AtomicU64>,
     capacity: usize,
     followers: Followers,
     tasks: Tasks,
@@ -64,6 +65,7 @@ impl<D: Decider> Ledger<D> {
         let followers = Followers::start(&store, &log, projections, tasks).await?;
         let (queue, receiver) = mpsc::unbounded_channel();
         let depth = Arc::new(AtomicUsize::new(0));
+        let commits = Arc::new(AtomicU64::new(0));
         let decider = Arc::new(decider);
         let capacity = options.queue;
         let (retention, poll) = (options.inbox_retention, options.poll);
@@ -76,6 +78,7 @@ impl<D: Decider> Ledger<D> {
             env: env.clone(),
             queue: receiver,
             depth: Arc::clone(&depth),
+            commits: Arc::clone(&commits),
             stop: tasks.token(),
         });
         tasks.spawn("ledger-committer", committer.run());
@@ -95,6 +98,7 @@ impl<D: Decider> Ledger<D> {
             decider,
             queue,
             depth,
+            commits,
             capacity,
             followers,
             tasks: tasks.clone(),
@@ -143,6 +147,11 @@ impl<D: Decider> Ledger<D> {
     /// Commands that wait to be decided.
     pub fn queue_depth(&self) -> usize {
         self.shared.depth.load(Ordering::Relaxed)
+    }
+
+    /// How many batches this process has committed.
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
     /// The decider.

@@ -6,6 +6,7 @@
 //!
 //! The log is kept in SQLite, in PostgreSQL, or on a simulated disk for tests.
 
+mod backup;
 mod committer;
 mod config;
 mod decider;
@@ -22,6 +23,7 @@ mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use backup::{Copied, backup, databases, restore};
 pub use committer::{CommitterOptions, Executed, Outcome};
 pub use config::StoreConfig;
 pub use decider::{Committed, Cursor, Decider, Decision, Given, Observer, View};
@@ -30,6 +32,7 @@ pub use feed::{Consumer, FeedService, Handler, Received, Subscription};
 pub use ledger::{Answered, Ledger};
 pub use projection::Projection;
 pub use recorded::Recorded;
+pub use sql::Value;
 pub use store::simulated::SimulatedDisk;
 pub use stream::StreamId;
 

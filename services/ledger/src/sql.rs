@@ -142,11 +142,9 @@ macro_rules! column {
     ($($type:ty => $stored:ty, $value:ident => $convert:expr;)*) => {$(
         impl Column for $type {
             fn read<I: ColumnIndex>(row: &Row, index: &I) -> Result<Self, Error> {
-                let $value: $stored = match row {
-                    Row::Sqlite(row) => row.try_get(index)?,
-                    Row::Postgres(row) => row.try_get(index)?,
-                };
-                Ok($convert)
+                // SQLite would read a NULL as 0 or as empty.
+                let null = || Error::Sql(Arc::new(sqlx::Error::Decode(Box::new(sqlx::error::UnexpectedNullError))));
+                Option::<$type>::read(row, index)?.ok_or_else(null)
             }
         }
         impl Column for Option<$type> {

@@ -46,6 +46,8 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
 
     fn measure(&self, round: &Round<D>, started: Instant) {
         let metrics = &self.inner.metrics;
+        self.commits
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         metrics.commits.increment(1);
         metrics.events.increment(round.batch.events.len() as u64);
         metrics.batch.record(round.decided.len() as f64);

@@ -22,11 +22,13 @@ use crate::{Error, Recorded, StreamId};
 mod open;
 mod statement;
 
-pub(crate) use open::lock_file;
+pub(crate) use open::{explain, lock_file, read_meta};
 
 /// The one connection that writes.
 pub(crate) struct Writer {
     pub(crate) connection: SqliteConnection,
+    /// Nobody may write any more.
+    closed: bool,
     /// A transaction may be open: whoever takes the writer next rolls it back.
     open: bool,
     /// synchronous is not FULL at the moment.
@@ -47,7 +49,8 @@ pub(crate) struct SqliteStore {
     queries: SqlitePool,
     /// Bytes written to the WAL since the last checkpoint, roughly.
     unchecked: AtomicU64,
-    _lock: std::fs::File,
+    /// Held as long as the store is open.
+    lock: std::sync::Mutex<Option<std::fs::File>>,
 }
 
 /// Bytes of WAL after which a checkpoint is worth while.
@@ -95,6 +98,7 @@ impl SqliteStore {
             log_id,
             writer: Arc::new(Mutex::new(Writer {
                 connection,
+                closed: false,
                 open: false,
                 relaxed: false,
                 head,
@@ -103,13 +107,16 @@ impl SqliteStore {
             reads: pool(2),
             queries: pool(4),
             unchecked: AtomicU64::new(CHECKPOINT_BYTES),
-            _lock: lock,
+            lock: std::sync::Mutex::new(Some(lock)),
         })
     }
 
     /// Takes the writer, with no transaction open and full durability.
     async fn writer(&self) -> Result<OwnedMutexGuard<Writer>, Error> {
         let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        if writer.closed {
+            return Err(Error::Closed);
+        }
         if writer.open {
             // Fails when the error already ended the transaction.
             let _ = sqlx::raw_sql("ROLLBACK")
@@ -494,9 +501,15 @@ impl Store for SqliteStore {
             self.reads.close().await;
             self.queries.close().await;
             if let Ok(mut writer) = self.writer().await {
+                // If a reader holds it up, the next open goes through the log instead.
                 let _ = sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
                     .execute(&mut writer.connection)
                     .await;
+                writer.closed = true;
+                self.lock
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .take();
             }
         })
     }

@@ -6,13 +6,13 @@ use ledger::{
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     Added(i64),
     Closed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Adds to an account; refused if the balance would become negative.
     Add(&'static str, i64),
     /// The same on an account of any name.
@@ -36,21 +36,21 @@ pub enum Command {
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Account {
-    pub balance: i64,
-    pub events: u64,
-    pub closed: bool,
+pub(crate) struct Account {
+    pub(crate) balance: i64,
+    pub(crate) events: u64,
+    pub(crate) closed: bool,
 }
 
-pub struct Accounts;
+pub(crate) struct Accounts;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     TooLittle(i64),
     OtherRequest,
 }
 
-pub fn account(name: &str) -> StreamId {
+pub(crate) fn account(name: &str) -> StreamId {
     StreamId::of("account", name)
 }
 
@@ -213,8 +213,8 @@ impl Decider for Accounts {
 }
 
 /// Balances as a table.
-pub struct Balances {
-    pub version: u32,
+pub(crate) struct Balances {
+    pub(crate) version: u32,
 }
 
 impl Projection for Balances {

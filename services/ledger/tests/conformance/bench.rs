@@ -1,76 +1,217 @@
-//! A store under test: opened, closed and opened again.
+//! A store under test: opened, closed, broken and opened again.
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chassis::{Env, Tasks};
-use ledger::{CommitterOptions, Ledger, Projection, SimulatedDisk, StoreConfig};
+use ledger::{
+    Committed, CommitterOptions, Ledger, Observer, Projection, SimulatedDisk, StoreConfig, params,
+};
 
-use crate::accounts::{Accounts, Balances};
+use crate::accounts::{Account, Accounts, Balances, Event};
+use crate::proxy::Proxy;
 
-pub struct Bench {
-    config: StoreConfig,
-    pub disk: Option<SimulatedDisk>,
-    _folder: Option<tempfile::TempDir>,
+pub(crate) enum Bench {
+    Simulated(SimulatedDisk),
+    Sqlite(tempfile::TempDir),
+    /// The URL goes through the proxy; `direct` does not.
+    Postgres {
+        proxy: Proxy,
+        direct: StoreConfig,
+    },
 }
 
-pub struct Open {
-    pub ledger: Ledger<Accounts>,
+/// What an observer saw: position, stream, version, event, state.
+pub(crate) type Seen = Arc<Mutex<Vec<(u64, String, u64, Event, Account)>>>;
+
+pub(crate) struct Watcher(Seen);
+
+impl Observer<Accounts> for Watcher {
+    fn committed(&mut self, commits: &[Committed<'_, Accounts>]) {
+        let mut seen = self.0.lock().expect("not poisoned");
+        seen.extend(commits.iter().map(|one| {
+            (
+                one.position,
+                one.stream.to_string(),
+                one.version,
+                one.event.clone(),
+                one.state.clone(),
+            )
+        }));
+    }
+}
+
+pub(crate) struct Open {
+    pub(crate) ledger: Ledger<Accounts>,
+    pub(crate) seen: Seen,
     tasks: Tasks,
 }
 
 impl Bench {
-    pub fn simulated() -> Self {
-        let disk = SimulatedDisk::new();
-        Self {
-            config: StoreConfig::simulated(&disk),
-            disk: Some(disk),
-            _folder: None,
-        }
+    pub(crate) fn simulated() -> Self {
+        Self::Simulated(SimulatedDisk::new())
     }
 
-    pub fn sqlite() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        Self {
-            config: StoreConfig::sqlite(folder.path(), "test"),
-            disk: None,
-            _folder: Some(folder),
-        }
+    pub(crate) fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().expect("a temporary folder"))
     }
 
     /// `None` when PostgreSQL is not on this machine.
-    pub async fn postgres() -> Option<Self> {
+    pub(crate) async fn postgres() -> Option<Self> {
         let url = ledger::testing::postgres().await?.database().await;
-        Some(Self {
-            config: StoreConfig::postgres(url, "test"),
-            disk: None,
-            _folder: None,
+        let proxy = Proxy::start(&url).await;
+        Some(Self::Postgres {
+            proxy,
+            direct: StoreConfig::postgres(url, "test"),
         })
     }
 
-    pub async fn open(&self) -> Open {
+    pub(crate) fn config(&self) -> StoreConfig {
+        match self {
+            Self::Simulated(disk) => StoreConfig::simulated(disk),
+            Self::Sqlite(folder) => StoreConfig::sqlite(folder.path(), "test"),
+            Self::Postgres { proxy, .. } => StoreConfig::postgres(proxy.url(), "test"),
+        }
+    }
+
+    pub(crate) async fn open(&self) -> Open {
         self.open_with(CommitterOptions::default(), 1).await
     }
 
-    pub async fn open_with(&self, options: CommitterOptions, version: u32) -> Open {
-        let tasks = Tasks::new();
-        let projections: Vec<Box<dyn Projection>> = vec![Box::new(Balances { version })];
-        let ledger = Ledger::open(
-            self.config.clone(),
-            Accounts,
-            (),
-            projections,
-            &Env::system(),
-            &tasks,
-            options,
-        )
-        .await
-        .expect("the ledger opens");
-        Open { ledger, tasks }
+    pub(crate) async fn open_with(&self, options: CommitterOptions, version: u32) -> Open {
+        open(self.config(), options, version)
+            .await
+            .expect("the ledger opens")
+    }
+
+    /// The process dies, with whatever it was doing, and a new one opens what is on disk.
+    pub(crate) async fn crash(&self, open: Open) -> (Option<tempfile::TempDir>, Open) {
+        match self {
+            Self::Simulated(disk) => {
+                disk.crash();
+                open.stop().await;
+                (None, self.open().await)
+            }
+            Self::Sqlite(folder) => {
+                // What is in the files now is what a process that was killed now leaves behind.
+                let copy = tempfile::tempdir().expect("a temporary folder");
+                for name in ["test.db", "test.db-wal"] {
+                    let from: PathBuf = folder.path().join(name);
+                    std::fs::copy(from, copy.path().join(name)).expect("copied");
+                }
+                open.stop().await;
+                let config = StoreConfig::sqlite(copy.path(), "test");
+                let opened = crate::bench::open(config, CommitterOptions::default(), 1)
+                    .await
+                    .expect("the copy opens");
+                (Some(copy), opened)
+            }
+            Self::Postgres { proxy, direct } => {
+                proxy.cut();
+                open.stop().await;
+                let opened =
+                    crate::bench::open(direct.clone(), CommitterOptions::default(), 1).await;
+                (None, opened.expect("the database opens"))
+            }
+        }
+    }
+
+    /// From now on commits fail without having taken.
+    pub(crate) async fn break_commits(&self, open: &Open) {
+        match self {
+            Self::Simulated(disk) => disk.fail_before_commit(),
+            Self::Sqlite(_) => {
+                script(open, "CREATE TRIGGER broken BEFORE INSERT ON ledger_events BEGIN SELECT RAISE(ABORT, 'broken'); END").await;
+            }
+            Self::Postgres { .. } => {
+                script(open, "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+                    CREATE TRIGGER broken BEFORE INSERT ON ledger_events FOR EACH ROW EXECUTE FUNCTION broken()").await;
+            }
+        }
+    }
+
+    pub(crate) async fn mend_commits(&self, open: &Open) {
+        match self {
+            Self::Simulated(_) => {}
+            Self::Sqlite(_) => script(open, "DROP TRIGGER broken").await,
+            Self::Postgres { .. } => script(open, "DROP FUNCTION broken CASCADE").await,
+        }
+    }
+
+    pub(crate) async fn fill_disk(&self, open: &Open) {
+        match self {
+            Self::Simulated(disk) => disk.set_full(true),
+            Self::Sqlite(_) => script(open, "PRAGMA max_page_count = 1").await,
+            Self::Postgres { .. } => {
+                script(open, "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$;
+                    CREATE TRIGGER broken BEFORE INSERT ON ledger_events FOR EACH ROW EXECUTE FUNCTION broken()").await;
+            }
+        }
+    }
+
+    pub(crate) async fn make_room(&self, open: &Open) {
+        match self {
+            Self::Simulated(disk) => disk.set_full(false),
+            Self::Sqlite(_) => script(open, "PRAGMA max_page_count = 1073741823").await,
+            Self::Postgres { .. } => script(open, "DROP FUNCTION broken CASCADE").await,
+        }
+    }
+
+    /// The next commit takes, and its answer is lost.
+    pub(crate) fn lose_next_answer(&self) {
+        match self {
+            Self::Simulated(disk) => disk.fail_after_commit(),
+            Self::Sqlite(_) => unreachable!("SQLite answers in the same process"),
+            Self::Postgres { proxy, .. } => proxy.cut_at_next_answer(),
+        }
+    }
+
+    /// The next commit does not reach the store.
+    pub(crate) fn lose_next_question(&self) {
+        match self {
+            Self::Simulated(disk) => disk.fail_before_commit(),
+            Self::Sqlite(_) => unreachable!("SQLite is asked in the same process"),
+            Self::Postgres { proxy, .. } => proxy.cut_at_next_question(),
+        }
     }
 }
 
+pub(crate) async fn script(open: &Open, sql: &'static str) {
+    open.ledger
+        .transact(move |tx| Box::pin(tx.script(sql)))
+        .await
+        .expect("the script runs");
+}
+
+pub(crate) async fn open(
+    config: StoreConfig,
+    options: CommitterOptions,
+    version: u32,
+) -> Result<Open, ledger::Error> {
+    let tasks = Tasks::new();
+    let seen = Seen::default();
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Balances { version })];
+    let watcher = Watcher(Arc::clone(&seen));
+    let ledger = Ledger::open(
+        config,
+        Accounts,
+        watcher,
+        projections,
+        &Env::system(),
+        &tasks,
+        options,
+    )
+    .await?;
+    Ok(Open {
+        ledger,
+        seen,
+        tasks,
+    })
+}
+
 impl Open {
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.tasks
             .shutdown(Duration::from_secs(10))
             .await
@@ -78,20 +219,31 @@ impl Open {
         self.ledger.close().await;
     }
 
-    pub async fn balance(&self, account: &str, position: u64) -> Option<i64> {
+    /// Ends the tasks, as far as they still can.
+    async fn stop(self) {
+        self.tasks
+            .shutdown(Duration::from_secs(10))
+            .await
+            .expect("all tasks end");
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    pub(crate) async fn balance(&self, account: &str, position: u64) -> Option<i64> {
+        let within = Duration::from_secs(20);
         self.ledger
-            .wait_for_projection("balances", position, Duration::from_secs(20))
+            .wait_for_projection("balances", position, within)
             .await
             .expect("the projection follows");
-        let rows = self
+        let sql = "SELECT balance FROM balances WHERE account = $1";
+        let row = self
             .ledger
             .reader()
-            .fetch_all(
-                "SELECT balance FROM balances WHERE account = $1",
-                ledger::params![account],
-            )
+            .fetch_optional(sql, params![account])
             .await
             .expect("a query");
-        rows.first().map(|row| row.get(0).expect("a number"))
+        row.map(|row| row.get(0).expect("a number"))
     }
 }

@@ -1,0 +1,205 @@
+//! Commits that fail, answers that are lost, full disks, crashes.
+
+use futures_util::future::join_all;
+use ledger::{Error, ExecuteError};
+
+use crate::accounts::{Command, account};
+use crate::bench::{Bench, Open};
+
+pub(crate) async fn a_failed_commit_is_answered_and_forgotten(bench: Bench) {
+    let open = bench.open().await;
+    open.ledger
+        .execute(Command::Add("a", 5))
+        .await
+        .expect("added");
+    bench.break_commits(&open).await;
+    let (add, chained) = tokio::join!(
+        open.ledger.execute(Command::Add("a", 1)),
+        open.ledger.execute(Command::Balance("a"))
+    );
+    assert!(matches!(add, Err(ExecuteError::Storage(_))), "{add:?}");
+    // Decided on the state that never was, or after it: never answered with 6.
+    assert!(!chained.is_ok_and(|seen| seen.reply != 5));
+    bench.mend_commits(&open).await;
+    assert_eq!(
+        open.ledger
+            .execute(Command::Balance("a"))
+            .await
+            .expect("seen")
+            .reply,
+        5
+    );
+    let next = open
+        .ledger
+        .execute(Command::Add("a", 2))
+        .await
+        .expect("added");
+    assert_eq!((next.reply, next.position), (7, 2));
+    assert_eq!(
+        open.seen.lock().expect("seen").len(),
+        2,
+        "the observer saw nothing of what failed"
+    );
+    open.close().await;
+}
+
+pub(crate) async fn a_full_disk_is_said_and_survived(bench: Bench) {
+    let open = bench.open().await;
+    open.ledger
+        .execute(Command::Add("a", 5))
+        .await
+        .expect("added");
+    bench.fill_disk(&open).await;
+    let mut refused = None;
+    // SQLite first fills the pages it has.
+    for number in 0..5000 {
+        let done = open
+            .ledger
+            .execute(Command::AddTo(account(&format!("much-{number:0200}")), 1))
+            .await;
+        if let Err(error) = done {
+            refused = Some(error);
+            break;
+        }
+    }
+    match refused {
+        Some(ExecuteError::Storage(error)) => {
+            assert!(matches!(error.0, Error::Full { .. }), "{error}");
+            assert!(error.to_string().contains("make room"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let head = open.ledger.head();
+    bench.make_room(&open).await;
+    let done = open
+        .ledger
+        .execute(Command::Add("a", 1))
+        .await
+        .expect("it goes on");
+    assert_eq!((done.reply, done.position), (6, head + 1));
+    open.close().await;
+    let open = bench.open().await;
+    assert_eq!(open.ledger.head(), head + 1);
+    open.close().await;
+}
+
+pub(crate) async fn a_crash_loses_nothing_that_was_answered(bench: Bench) {
+    let open = bench.open().await;
+    let adding = (0..100).map(|number| {
+        open.ledger
+            .execute(Command::AddTo(account(&format!("n{}", number % 9)), 1))
+    });
+    assert!(join_all(adding).await.iter().all(Result::is_ok));
+    open.balance("account/n0", 100).await;
+    let (_folder, open) = bench.crash(open).await;
+    assert_eq!(open.ledger.head(), 100);
+    assert_eq!(
+        open.ledger
+            .execute(Command::AddTo(account("n0"), 1))
+            .await
+            .expect("added")
+            .reply,
+        13
+    );
+    assert_eq!(open.balance("account/n0", 101).await, Some(13));
+    open.close().await;
+}
+
+pub(crate) async fn a_subscriber_sees_only_what_survives_a_crash(bench: Bench) {
+    let open = bench.open().await;
+    let mut subscription = open.ledger.subscribe(0).expect("from the start");
+    let ledger = open.ledger.clone();
+    let writing = tokio::spawn(async move {
+        for number in 0.. {
+            if ledger
+                .execute(Command::AddTo(account(&format!("n{number}")), 1))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let mut seen = Vec::new();
+    while seen.len() < 50 {
+        seen.extend(subscription.next(5).await.expect("events"));
+    }
+    let (_folder, open) = bench.crash(open).await;
+    writing.await.expect("ends with an error");
+    let found = open.ledger.read_log(0, seen.len()).await.expect("readable");
+    assert_eq!(found, seen);
+    open.close().await;
+}
+
+/// Where the answer to a commit can be lost.
+async fn losing() -> Vec<Bench> {
+    [Some(Bench::simulated()), Bench::postgres().await]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+async fn sum(open: &Open) -> i64 {
+    open.ledger
+        .execute(Command::Balance("a"))
+        .await
+        .expect("seen")
+        .reply
+}
+
+#[tokio::test]
+async fn a_commit_that_took_but_was_not_answered_is_found_and_answered() {
+    for bench in losing().await {
+        let open = bench.open().await;
+        open.ledger
+            .execute(Command::Add("a", 5))
+            .await
+            .expect("added");
+        bench.lose_next_answer();
+        let done = open
+            .ledger
+            .execute(Command::Add("a", 1))
+            .await
+            .expect("looked up and found");
+        assert_eq!((done.reply, done.position), (6, 2));
+        assert_eq!(
+            open.seen.lock().expect("seen").len(),
+            2,
+            "the observer saw it"
+        );
+        assert_eq!(sum(&open).await, 6);
+        assert_eq!(
+            open.ledger
+                .execute(Command::Add("a", 1))
+                .await
+                .expect("goes on")
+                .position,
+            3
+        );
+        open.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_never_arrived_is_answered_with_an_error_and_is_not_there() {
+    for bench in losing().await {
+        let open = bench.open().await;
+        open.ledger
+            .execute(Command::Add("a", 5))
+            .await
+            .expect("added");
+        bench.lose_next_question();
+        let done = open.ledger.execute(Command::Add("a", 1)).await;
+        assert!(matches!(done, Err(ExecuteError::Storage(_))), "{done:?}");
+        assert_eq!(sum(&open).await, 5);
+        assert_eq!(
+            open.ledger
+                .execute(Command::Add("a", 1))
+                .await
+                .expect("goes on")
+                .position,
+            2
+        );
+        open.close().await;
+    }
+}
