@@ -1,6 +1,6 @@
 //! All that can happen to all small sagas: every reachable state, every outcome from each.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -105,6 +105,7 @@ fn choices(world: &World) -> Vec<(i64, Command)> {
     if kept < 2 && world.plan.waits_for_signal("go") {
         choices.push((now, send_signal("go", &world.state.version().to_string())));
     }
+    let attention = world.state.attention();
     for step in world.plan.indices() {
         let name = &world.plan.step(step).name;
         let phase = world.state.step_phase(step);
@@ -123,6 +124,9 @@ fn choices(world: &World) -> Vec<(i64, Command)> {
             for outcome in [success("late"), rejection("LATE"), transient("LATE")] {
                 choices.push((now, world.result(name, direction, outcome)));
             }
+        }
+        if !attention.contains(name) {
+            continue;
         }
         for action in [
             OperatorAction::Retry,
@@ -148,6 +152,9 @@ fn attempt(world: &World, step: u8, direction: Direction, choices: &mut Vec<(i64
 fn explore(plan: &Arc<Plan>) -> (usize, usize) {
     let first = World::started_with(crate::saga::Start {
         deadline_millis: Some(100_000_000),
+        input: BTreeMap::new(),
+        search_attributes: BTreeMap::new(),
+        traceparent: String::new(),
         ..start(plan)
     });
     let mut seen = HashSet::from([fingerprint(&first)]);
@@ -230,6 +237,22 @@ fn all_sagas_of_one_and_two_steps() {
 #[test]
 fn all_sagas_of_three_calls() {
     let (definitions, states, ends) = explore_all(3, &CALLS);
+    assert_eq!(
+        (definitions, states > 10_000, ends > 1_000),
+        (83, true, true),
+        "{states} {ends}"
+    );
+}
+
+#[test]
+fn all_sagas_of_three_steps_that_wait_or_undo() {
+    let sorts = [
+        Sort::Call(Compensatable),
+        Sort::Call(Pivot),
+        Sort::Signal(ReadOnly),
+        Sort::Signal(Retriable),
+    ];
+    let (definitions, states, ends) = explore_all(3, &sorts);
     assert_eq!(
         (definitions, states > 10_000, ends > 1_000),
         (83, true, true),
