@@ -67,13 +67,14 @@ impl Inventory {
         let call = self.tasks.spawn("check availability", async move {
             let mut request = tonic::Request::new(CheckAvailabilityRequest { lines });
             request.set_timeout(DEADLINE);
-            let answer =
-                match tokio::time::timeout(DEADLINE, client.check_availability(request)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(Status::deadline_exceeded(
-                        "inventory did not answer within 5 s",
-                    )),
-                };
+            let check = tokio::time::timeout(DEADLINE, client.check_availability(request));
+            let answer = match token.run_until_cancelled(check).await {
+                Some(Ok(answer)) => answer,
+                Some(Err(_)) => Err(Status::deadline_exceeded(
+                    "inventory did not answer within 5 s",
+                )),
+                None => Err(Status::cancelled("orders is shutting down")),
+            };
             match answer {
                 Ok(answer) => {
                     permit.success();

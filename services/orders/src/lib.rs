@@ -158,8 +158,9 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     } else {
         tasks.token().cancel();
     }
-    // What still runs is reported by whoever runs the process.
-    let _ = tasks.shutdown(TASKS_TIMEOUT).await;
+    if let Err(running) = tasks.shutdown(TASKS_TIMEOUT).await {
+        tracing::warn!(?running, "these tasks do not stop");
+    }
     ledger.close().await;
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! Orders with an inventory and a coordinator that tests hold in their hands.
-#![expect(dead_code, reason = "every test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by the test files, each of which uses a part of it"
+)]
 
 mod coordinator;
 mod inventory;
