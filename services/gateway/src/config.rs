@@ -72,6 +72,9 @@ pub struct AuthConfig {
     /// JSON Web Key Set with the public keys of whoever signs tokens. Without it a development key pair is made in the data folder on the first start.
     #[arg(long, env = "SAGAMESH_JWKS", value_name = "PATH")]
     pub jwks: Option<PathBuf>,
+    /// How often the key set's file is looked at for changes; units ms, s, m.
+    #[arg(long, env = "SAGAMESH_JWKS_REFRESH", default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+    pub jwks_refresh: Duration,
     /// Where the development key pair lives (`dev-signing-key.pem`, `jwks.json`).
     #[arg(
         id = "gateway_data_dir",

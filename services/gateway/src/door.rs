@@ -175,7 +175,7 @@ pub(crate) async fn subject(
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    let caller = match gateway.verifier.verify(token) {
+    let caller = match gateway.keys.current().verify(token) {
         Ok(caller) => caller,
         Err(problem) => return answer(problem, grpc),
     };

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
-use crate::auth::Verifier;
 use crate::backends::Backends;
 use crate::config::Config;
+use crate::keys::Keys;
 use crate::limits::Limits;
 use crate::{door, grpc, rest};
 
@@ -21,7 +21,7 @@ use crate::{door, grpc, rest};
 #[derive(Clone)]
 pub struct Gateway {
     pub(crate) backends: Backends,
-    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) keys: Keys,
     pub(crate) limits: Arc<Limits>,
     pub(crate) entropy: Arc<dyn chassis::Entropy>,
     pub(crate) timeout: Duration,
@@ -34,10 +34,10 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway to the services named by `config`.
-    pub fn new(config: &Config, verifier: Verifier, env: &chassis::Env) -> Self {
+    pub fn new(config: &Config, keys: Keys, env: &chassis::Env) -> Self {
         Self {
             backends: Backends::new(config, env),
-            verifier: Arc::new(verifier),
+            keys,
             limits: Arc::new(Limits::new(&config.limits)),
             entropy: Arc::clone(&env.entropy),
             timeout: config.limits.request_timeout,

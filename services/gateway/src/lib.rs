@@ -11,6 +11,7 @@ pub mod dev_key;
 mod door;
 pub mod gateway;
 pub mod grpc;
+pub mod keys;
 pub mod limits;
 pub mod problem;
 pub mod rest;
@@ -19,9 +20,7 @@ mod sagas;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::extract::ConnectInfo;
-use jsonwebtoken::jwk::JwkSet;
 use tower::ServiceExt as _;
 
 pub use config::Config;
@@ -34,18 +33,8 @@ pub(crate) const ERRORS: chassis::Domain = chassis::Domain("gateway.sagamesh");
 /// # Errors
 /// The key set cannot be had, or the configuration is wrong.
 pub async fn run(config: Config, process: chassis::Process) -> anyhow::Result<()> {
-    let keys = match &config.auth.jwks {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("read the key set {}", path.display()))?;
-            serde_json::from_str::<JwkSet>(&text)
-                .with_context(|| format!("{} is not a JSON Web Key Set", path.display()))?
-        }
-        None => dev_key::load_or_create(&config.auth.data_dir)?,
-    };
-    let verifier = auth::Verifier::new(&keys, &config.auth.issuer, &config.auth.audience)?;
-    let gateway =
-        Gateway::new(&config, verifier, &process.env).draining_with(process.tasks.draining());
+    let keys = keys::Keys::load(&config.auth, &process.tasks)?;
+    let gateway = Gateway::new(&config, keys, &process.env).draining_with(process.tasks.draining());
     let app = gateway.app(&config)?;
 
     let limits = std::sync::Arc::clone(&gateway.limits);

@@ -44,7 +44,7 @@ pub(crate) fn open() -> Router<Gateway> {
 async fn jwks(axum::extract::State(gateway): axum::extract::State<Gateway>) -> Response {
     (
         [(http::header::CONTENT_TYPE, "application/json")],
-        gateway.verifier.jwks().to_owned(),
+        gateway.keys.current().jwks().to_owned(),
     )
         .into_response()
 }

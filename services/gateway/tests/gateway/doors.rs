@@ -219,3 +219,60 @@ async fn a_stream_keeps_its_place_until_it_ends() -> Outcome {
     rig.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn keys_are_rotated_while_it_runs() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("keys.json");
+    // Another system's key pair stands for the new one.
+    let other = Rig::start(&[]).await;
+    let file = path.to_str().ok_or("UTF-8")?.to_owned();
+    let first = gateway::dev_key::load_or_create(folder.path())?;
+    std::fs::write(&path, serde_json::to_string(&first)?)?;
+    let rig = Rig::start(&["--jwks", &file, "--jwks-refresh", "10ms"]).await;
+    let pem = std::fs::read(folder.path().join(gateway::dev_key::KEY_FILE))?;
+    let header = Header {
+        kid: first.keys[0].common.key_id.clone(),
+        ..Header::new(Algorithm::ES256)
+    };
+    let old = jsonwebtoken::encode(
+        &header,
+        &rig.claims("ann"),
+        &EncodingKey::from_ec_pem(&pem)?,
+    )?;
+    let new = other.token("ann");
+    assert_eq!(rig.get("/v1/orders", &old).await.status, StatusCode::OK);
+    let refused = rig.get("/v1/orders", &new).await;
+    assert_eq!(refused.reason(), "TOKEN_KEY_UNKNOWN");
+
+    // A file that is no key set changes nothing; the next one is taken.
+    std::fs::write(&path, "not JSON")?;
+    assert_eq!(rig.get("/v1/orders", &old).await.status, StatusCode::OK);
+    std::fs::write(&path, other.jwks.to_string())?;
+    while rig.get("/v1/orders", &new).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    let refused = rig.get("/v1/orders", &old).await;
+    assert_eq!(refused.reason(), "TOKEN_KEY_UNKNOWN");
+    rig.stop().await;
+    other.stop().await;
+    Ok(())
+}
+
+#[test]
+fn key_sets_that_are_not_usable_are_explained() {
+    let refused = |set: serde_json::Value| {
+        let set = serde_json::from_value(set).expect("a key set");
+        let verifier = gateway::auth::Verifier::new(&set, "iss", "aud");
+        verifier.expect_err("not usable").to_string()
+    };
+    assert!(refused(json!({"keys": []})).contains("holds no key"));
+    let secret = json!({"kty": "oct", "k": "c2VjcmV0", "kid": "a", "alg": "HS256"});
+    assert!(refused(json!({"keys": [secret]})).contains("not supported"));
+    let point = "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4";
+    let other = "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM";
+    let nameless = json!({"kty": "EC", "crv": "P-256", "x": point, "y": other});
+    assert!(refused(json!({"keys": [nameless]})).contains("has no `kid`"));
+    let named = json!({"kty": "EC", "crv": "P-256", "x": point, "y": other, "kid": "a"});
+    assert!(refused(json!({"keys": [named, named]})).contains("two keys"));
+}
