@@ -25,6 +25,8 @@ const END: Duration = Duration::from_secs(11);
 pub struct Options {
     /// Arguments of `sagamesh up` beyond those of every test.
     pub arguments: Vec<String>,
+    /// Environment of the launcher, and so of the services, beyond that of every test.
+    pub environment: Vec<(&'static str, &'static str)>,
     /// A folder to use instead of a new one.
     pub folder: Option<PathBuf>,
 }
@@ -57,9 +59,13 @@ impl System {
         let (folder, owned) = match options.folder {
             Some(folder) => (folder, None),
             None => {
-                let owned = tempfile::Builder::new()
+                let mut owned = tempfile::Builder::new()
                     .prefix("sagamesh-test-")
                     .tempdir()?;
+                if std::env::var_os("SAGAMESH_KEEP").is_some() {
+                    owned.disable_cleanup(true);
+                    eprintln!("the system's folder is {}", owned.path().display());
+                }
                 (owned.path().to_owned(), Some(owned))
             }
         };
@@ -67,6 +73,7 @@ impl System {
         command
             .args(["up", "--port", "0", "--empty", "--start-timeout", "100"])
             .args(&options.arguments)
+            .envs(options.environment)
             .env("SAGAMESH_DATA_DIR", &folder)
             .env("SAGAMESH_BIN_DIR", binaries::folder()?)
             .stdin(Stdio::null())

@@ -12,13 +12,13 @@ async fn the_shop_runs_on_postgres_with_replicas_and_keeps_its_data() -> anyhow:
         "--postgres",
         &postgres.url("postgres"),
         "--replicas",
-        "inventory=2,payments=2",
+        "orders=2",
     ]
     .map(str::to_owned)
     .to_vec();
     let system = System::start_with(Options {
         arguments: arguments.clone(),
-        folder: None,
+        ..Default::default()
     })
     .await?;
     system.restock("tea", 20, 450).await?;
@@ -48,6 +48,7 @@ async fn the_shop_runs_on_postgres_with_replicas_and_keeps_its_data() -> anyhow:
     let again = System::start_with(Options {
         arguments,
         folder: Some(folder.path().to_owned()),
+        ..Default::default()
     })
     .await?;
     assert_eq!(

@@ -216,8 +216,8 @@ async fn bad_input_is_refused_by_field_and_changes_nothing() -> anyhow::Result<(
             "sku",
         ),
         (
-            "unknown payment method",
-            order("tea", 1, "pm_none"),
+            "malformed payment method",
+            order("tea", 1, "4111 1111 1111 1111"),
             400,
             "payment_method",
         ),
@@ -269,6 +269,14 @@ async fn bad_input_is_refused_by_field_and_changes_nothing() -> anyhow::Result<(
             answer.text
         );
     }
+    // What only the bank can know is refused by the bank: the order does not come about.
+    let unknown = place_and_wait(&gateway, &token, &order("tea", 1, "pm_none")).await?;
+    assert_eq!(unknown.json["status"], "REJECTED", "{}", unknown.text);
+    assert_eq!(
+        unknown.json["rejection_reason"], "UNKNOWN_PAYMENT_METHOD",
+        "{}",
+        unknown.text
+    );
     let garbage = rest::send(
         Method::POST,
         &gateway,
@@ -310,7 +318,11 @@ async fn bad_input_is_refused_by_field_and_changes_nothing() -> anyhow::Result<(
             answer.text
         );
     }
-    assert_eq!(books::orders(&system).await?, vec![]);
+    assert_eq!(
+        books::orders(&system).await?.len(),
+        1,
+        "only the order that the bank refused"
+    );
     books::check(&system, &[("tea", 10)]).await?;
     system.stop().await?;
     Ok(())
@@ -418,7 +430,7 @@ async fn the_gateway_shows_what_it_has_while_a_service_is_away() -> anyhow::Resu
     ];
     let options = sagamesh_tests::Options {
         arguments,
-        folder: None,
+        ..Default::default()
     };
     let system = System::start_with(options).await?;
     system.restock("tea", 10, 450).await?;
