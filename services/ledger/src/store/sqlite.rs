@@ -6,20 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{
-    Arguments as _, ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection,
-    SqlitePool,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Store};
 use crate::sql::{Connection, Dynamic, Pool, Sql, Tx};
 use crate::{Error, Recorded, StreamId};
 
+mod filter;
 mod open;
+mod read;
 mod statement;
 
 pub(crate) use open::{explain, lock_file, read_meta};
@@ -47,6 +44,9 @@ pub(crate) struct SqliteStore {
     /// For the ledger's own reads, so that slow queries of a service do not hold them up.
     reads: SqlitePool,
     queries: SqlitePool,
+    /// Inbox keys that may be on record.
+    filter: filter::Filter,
+    checkpointer: Mutex<Option<SqliteConnection>>,
     /// Bytes written to the WAL since the last checkpoint, roughly.
     unchecked: AtomicU64,
     /// Held as long as the store is open.
@@ -74,6 +74,7 @@ impl SqliteStore {
             .pragma("wal_autocheckpoint", "0")
             .pragma("journal_size_limit", "67108864")
             .pragma("temp_store", "MEMORY")
+            .pragma("cache_size", "-8192")
             .disable_statement_logging();
         let mut connection = options
             .connect()
@@ -106,6 +107,8 @@ impl SqliteStore {
             })),
             reads: pool(2),
             queries: pool(4),
+            filter: filter::Filter::default(),
+            checkpointer: Mutex::new(None),
             unchecked: AtomicU64::new(CHECKPOINT_BYTES),
             lock: std::sync::Mutex::new(Some(lock)),
         })
@@ -144,6 +147,8 @@ impl SqliteStore {
             .entry(shape)
             .or_insert_with(|| shape.text().into());
         let query = sqlx::query_with::<Sqlite, _>(Dynamic(Arc::clone(text)), arguments);
+        // Before they can be seen; a key too many does no harm.
+        self.filter.add(batch.inbox.iter().map(|(key, _)| &**key));
         writer.open = true;
         let mut result = query.execute(&mut writer.connection).await.map(|_| ());
         if result.is_ok() && !shape.complete() {
@@ -194,118 +199,25 @@ impl SqliteStore {
         Ok(found.map(|_| first))
     }
 
-    async fn load_streams(
-        &self,
-        streams: &[StreamId],
-        snapshots: bool,
-    ) -> Result<Vec<Loaded>, Error> {
-        let mut loaded: Vec<Loaded> = streams
-            .iter()
-            .map(|stream| Loaded {
-                stream: stream.clone(),
-                snapshot: None,
-                events: Vec::new(),
-            })
-            .collect();
-        let mut connection = self.reads.acquire().await?;
-        for chunk in loaded.chunks_mut(64) {
-            let index: HashMap<StreamId, usize> = chunk
-                .iter()
-                .enumerate()
-                .map(|(at, loaded)| (loaded.stream.clone(), at))
-                .collect();
-            if snapshots {
-                let mut arguments = SqliteArguments::default();
-                for loaded in chunk.iter() {
-                    arguments
-                        .add(loaded.stream.shared())
-                        .map_err(sqlx::Error::Encode)?;
-                }
-                let sql = format!(
-                    "SELECT stream, version, data FROM ledger_snapshots WHERE stream IN ({})",
-                    statement::marks(padded(&mut arguments, chunk.len())?, 1)
-                );
-                for row in sqlx::query_with(Dynamic(sql), arguments)
-                    .fetch_all(&mut *connection)
-                    .await?
-                {
-                    let at = index[&StreamId::from(row.try_get::<&str, _>(0)?)];
-                    chunk[at].snapshot = Some((row.try_get::<i64, _>(1)? as u64, row.try_get(2)?));
-                }
-            }
-            let mut arguments = SqliteArguments::default();
-            let rows = [1, 4, 16, 64]
-                .into_iter()
-                .find(|size| *size >= chunk.len())
-                .unwrap_or(64);
-            for at in 0..rows {
-                let one = chunk.get(at);
-                arguments
-                    .add(one.map(|loaded| loaded.stream.as_str()))
-                    .map_err(sqlx::Error::Encode)?;
-                let after = one
-                    .and_then(|loaded| loaded.snapshot.as_ref())
-                    .map_or(0, |(version, _)| *version);
-                arguments.add(after as i64).map_err(sqlx::Error::Encode)?;
-            }
-            let sql = format!(
-                "WITH want (stream, after) AS (VALUES {}) SELECT e.stream, e.version, e.type, e.data FROM want \
-                 CROSS JOIN ledger_events e ON e.stream = want.stream AND e.version > want.after ORDER BY e.stream, e.version",
-                statement::marks(rows, 2)
-            );
-            for row in sqlx::query_with(Dynamic(sql), arguments)
-                .fetch_all(&mut *connection)
-                .await?
-            {
-                let at = index[&StreamId::from(row.try_get::<&str, _>(0)?)];
-                chunk[at].events.push((
-                    row.try_get::<i64, _>(1)? as u64,
-                    row.try_get(2)?,
-                    row.try_get(3)?,
-                ));
-            }
-        }
-        Ok(loaded)
-    }
-
-    async fn load_inbox(&self, keys: &[Arc<str>]) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        let mut found = Vec::new();
-        let mut connection = self.reads.acquire().await?;
-        for chunk in keys.chunks(64) {
-            let mut arguments = SqliteArguments::default();
-            for key in chunk {
-                arguments
-                    .add(Arc::clone(key))
-                    .map_err(sqlx::Error::Encode)?;
-            }
-            let sql = format!(
-                "SELECT key, value FROM ledger_inbox WHERE key IN ({})",
-                statement::marks(padded(&mut arguments, chunk.len())?, 1)
-            );
-            for row in sqlx::query_with(Dynamic(sql), arguments)
-                .fetch_all(&mut *connection)
-                .await?
-            {
-                found.push((row.try_get(0)?, row.try_get(1)?));
-            }
-        }
-        Ok(found)
-    }
-
     async fn checkpoint(&self) -> Result<(), Error> {
         if self.unchecked.load(Ordering::Relaxed) < CHECKPOINT_BYTES {
             return Ok(());
         }
         self.unchecked.store(0, Ordering::Relaxed);
         // The bulk goes on a connection of its own, beside the commits ...
-        let options = SqliteConnectOptions::new()
-            .filename(&self.path)
-            .disable_statement_logging();
-        let mut connection = options.connect().await?;
+        let mut checkpointer = self.checkpointer.lock().await;
+        let connection = match &mut *checkpointer {
+            Some(connection) => connection,
+            none => {
+                let options = SqliteConnectOptions::new()
+                    .filename(&self.path)
+                    .disable_statement_logging();
+                none.insert(options.connect().await?)
+            }
+        };
         sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)")
-            .execute(&mut connection)
+            .execute(connection)
             .await?;
-        connection.close().await?;
         // ... and the little that was written meanwhile between two commits, so that the WAL starts again from its beginning.
         let mut writer = self.writer().await?;
         sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)")
@@ -313,18 +225,6 @@ impl SqliteStore {
             .await?;
         Ok(())
     }
-}
-
-/// NULLs up to the next of a few sizes, so that few statements are prepared; returns that size.
-fn padded(arguments: &mut SqliteArguments, count: usize) -> Result<usize, Error> {
-    let size = [1, 4, 16, 64]
-        .into_iter()
-        .find(|size| *size >= count)
-        .unwrap_or(count);
-    for _ in count..size {
-        arguments.add(None::<String>).map_err(sqlx::Error::Encode)?;
-    }
-    Ok(size)
 }
 
 /// What made a batch violate a constraint.
@@ -393,27 +293,7 @@ impl Store for SqliteStore {
     }
 
     fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
-        Box::pin(async move {
-            let rows = sqlx::query(
-                "SELECT position, stream, version, type, data, commit_time FROM ledger_events WHERE position > $1 ORDER BY position LIMIT $2",
-            )
-            .bind(after as i64)
-            .bind(limit as i64)
-            .fetch_all(&self.reads)
-            .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(Recorded {
-                        position: row.try_get::<i64, _>(0)? as u64,
-                        stream: StreamId::from(row.try_get::<&str, _>(1)?),
-                        version: row.try_get::<i64, _>(2)? as u64,
-                        type_name: row.try_get::<String, _>(3)?.into(),
-                        data: row.try_get::<&[u8], _>(4)?.into(),
-                        commit_millis: row.try_get(5)?,
-                    })
-                })
-                .collect()
-        })
+        Box::pin(self.read_log(after, limit))
     }
 
     fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {
@@ -493,13 +373,26 @@ impl Store for SqliteStore {
     }
 
     fn maintain(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(self.checkpoint())
+        Box::pin(async move {
+            if self.filter.is_due() {
+                let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM ledger_inbox")
+                    .fetch_one(&self.reads)
+                    .await?;
+                // Holding the writer: no batch is half-way.
+                let writer = self.writer().await?;
+                self.filter.begin(rows as usize);
+                drop(writer);
+                self.filter.fill(&self.reads).await?;
+            }
+            self.checkpoint().await
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.reads.close().await;
             self.queries.close().await;
+            self.checkpointer.lock().await.take();
             if let Ok(mut writer) = self.writer().await {
                 // If a reader holds it up, the next open goes through the log instead.
                 let _ = sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")

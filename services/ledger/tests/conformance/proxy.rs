@@ -99,7 +99,7 @@ async fn forward(
             }
             read = server.read(&mut answered) => {
                 let Ok(read @ 1..) = read else { return };
-                if appending && mode.compare_exchange(CUT_AT_ANSWER, WHOLE, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                if std::mem::take(&mut appending) && mode.compare_exchange(CUT_AT_ANSWER, WHOLE, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                     cuts.send_modify(|cuts| *cuts += 1);
                     return;
                 }

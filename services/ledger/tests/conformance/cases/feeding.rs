@@ -24,15 +24,19 @@ async fn serve(
     stop: CancellationToken,
 ) -> tokio::task::JoinHandle<()> {
     let service = open.ledger.feed().into_server();
+    let tasks = open.tasks().clone();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::spawn(async move {
-        let serving = Server::builder()
+        // Ends feeds and connections, as the end of the process would.
+        let ended = async {
+            stop.cancelled().await;
+            tasks.begin_drain();
+        };
+        Server::builder()
             .add_service(service)
-            .serve_with_incoming(incoming);
-        tokio::select! {
-            served = serving => served.expect("served"),
-            () = stop.cancelled() => {}
-        }
+            .serve_with_incoming_shutdown(incoming, ended)
+            .await
+            .expect("served");
     })
 }
 
