@@ -3,7 +3,8 @@
 //! The key decides the algorithm, never the token: a P-256 key verifies ES256 and nothing else, so that neither `alg: none` nor a public key used as an
 //! HMAC secret gets through. Symmetric keys in the key set are refused when it is loaded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
@@ -13,7 +14,7 @@ use tonic::Code;
 use crate::ERRORS;
 
 /// Seconds by which the signer's clock may differ.
-const LEEWAY_SECONDS: u64 = 5;
+const LEEWAY_SECONDS: u32 = 5;
 /// Longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
@@ -22,7 +23,7 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 pub struct Caller {
     /// `sub` of the token: the customer.
     pub subject: String,
-    scopes: BTreeSet<String>,
+    scopes: Arc<BTreeSet<String>>,
 }
 
 impl Caller {
@@ -30,7 +31,7 @@ impl Caller {
     pub fn new<'a>(subject: &str, scopes: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             subject: subject.to_owned(),
-            scopes: scopes.into_iter().map(str::to_owned).collect(),
+            scopes: Arc::new(scopes.into_iter().map(str::to_owned).collect()),
         }
     }
 
@@ -50,6 +51,8 @@ impl Caller {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    /// Seconds since the Unix epoch; RFC 7519 allows fractions.
+    exp: f64,
     /// RFC 9068: one string, scopes separated by spaces.
     #[serde(default)]
     scope: String,
@@ -59,7 +62,17 @@ struct Claims {
 pub struct Verifier {
     keys: BTreeMap<String, (DecodingKey, Validation)>,
     jwks: String,
+    /// Tokens that were verified, by their SHA-256: a signature costs fifty times what a hash does.
+    verified: Mutex<HashMap<[u8; 32], Verified>>,
 }
+
+struct Verified {
+    caller: Caller,
+    expires: f64,
+}
+
+/// Most verified tokens that are remembered.
+const MAX_VERIFIED: usize = 8192;
 
 impl std::fmt::Debug for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,7 +96,7 @@ impl Verifier {
             let algorithm = algorithm(jwk)
                 .ok_or_else(|| anyhow::anyhow!("keys[{index}] ({kid}) of the key set is of a kind that is not supported: use EC P-256/P-384, RSA or Ed25519 public keys"))?;
             let mut validation = Validation::new(algorithm);
-            validation.leeway = LEEWAY_SECONDS;
+            validation.leeway = u64::from(LEEWAY_SECONDS);
             validation.validate_nbf = true;
             validation.set_issuer(&[issuer]);
             validation.set_audience(&[audience]);
@@ -101,6 +114,7 @@ impl Verifier {
         Ok(Self {
             keys,
             jwks: serde_json::to_string(set)?,
+            verified: Mutex::default(),
         })
     }
 
@@ -133,6 +147,37 @@ impl Verifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(refused("TOKEN_MALFORMED", "the token is longer than 8 KiB"));
         }
+        let hash = digest(token);
+        let now = jsonwebtoken::get_current_timestamp();
+        if let Some(caller) = self.known(&hash, now) {
+            return Ok(caller);
+        }
+        let (caller, expires) = self.decode(token)?;
+        self.remember(hash, &caller, expires, now);
+        Ok(caller)
+    }
+
+    /// The caller of a token that was verified before and has not expired since.
+    fn known(&self, hash: &[u8; 32], now: u64) -> Option<Caller> {
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = verified.get(hash)?;
+        alive(found.expires, now).then(|| found.caller.clone())
+    }
+
+    fn remember(&self, hash: [u8; 32], caller: &Caller, expires: f64, now: u64) {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= MAX_VERIFIED {
+            verified.retain(|_, token| alive(token.expires, now));
+            if verified.len() >= MAX_VERIFIED {
+                verified.clear();
+            }
+        }
+        let caller = caller.clone();
+        verified.insert(hash, Verified { caller, expires });
+    }
+
+    /// The caller behind a token and when it expires.
+    fn decode(&self, token: &str) -> Result<(Caller, f64), chassis::Problem> {
         let head = jsonwebtoken::decode_header(token).map_err(|error| explain(&error))?;
         let kid = head.kid.ok_or_else(|| {
             refused(
@@ -156,11 +201,24 @@ impl Verifier {
                 "the token's `sub` must have 1 to 128 printable ASCII characters without spaces",
             ));
         }
-        Ok(Caller {
-            subject: claims.sub,
-            scopes: claims.scope.split_whitespace().map(str::to_owned).collect(),
-        })
+        let caller = Caller::new(&claims.sub, claims.scope.split_whitespace());
+        Ok((caller, claims.exp))
     }
+}
+
+/// Whether a token that expires then is still good, by the same leeway as in its full check.
+fn alive(expires: f64, now: u64) -> bool {
+    // Unix seconds are far below 2^53: the conversion is exact.
+    #[expect(clippy::cast_precision_loss, reason = "exact for times")]
+    let now = now as f64;
+    now < expires + f64::from(LEEWAY_SECONDS)
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest.as_ref());
+    hash
 }
 
 /// The one algorithm that a key is for.
@@ -206,5 +264,65 @@ fn explain(error: &jsonwebtoken::errors::Error) -> chassis::Problem {
             &format!("the token lacks the claim `{claim}`"),
         ),
         _ => refused("TOKEN_MALFORMED", "the token is not a valid JSON Web Token"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jsonwebtoken::{EncodingKey, Header};
+    use serde_json::json;
+
+    fn verifier() -> (Verifier, impl Fn(u64) -> String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let set = crate::dev_key::load_or_create(folder.path()).expect("a key");
+        let pem = std::fs::read(folder.path().join(crate::dev_key::KEY_FILE)).expect("the key");
+        let key = EncodingKey::from_ec_pem(&pem).expect("a key");
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = set.keys[0].common.key_id.clone();
+        let sign = move |expires: u64| {
+            let claims = json!({"iss": "i", "aud": "a", "sub": "ann", "exp": expires, "scope": "orders:read"});
+            format!(
+                "Bearer {}",
+                jsonwebtoken::encode(&header, &claims, &key).expect("signed")
+            )
+        };
+        (Verifier::new(&set, "i", "a").expect("usable"), sign)
+    }
+
+    #[test]
+    fn a_remembered_token_expires_all_the_same() {
+        let (verifier, sign) = verifier();
+        let now = jsonwebtoken::get_current_timestamp();
+        let token = sign(now + 60);
+        let caller = verifier.verify(Some(&token)).expect("good");
+        assert_eq!(
+            verifier.verify(Some(&token)),
+            Ok(caller.clone()),
+            "from memory"
+        );
+        let hash = digest(token.strip_prefix("Bearer ").expect("the scheme"));
+        assert_eq!(verifier.known(&hash, now + 64), Some(caller));
+        assert_eq!(
+            verifier.known(&hash, now + 65),
+            None,
+            "expired, leeway included"
+        );
+        let reason = |token: &str| verifier.verify(Some(token)).expect_err("refused").reason();
+        assert_eq!(reason(&sign(now - 60)), "TOKEN_EXPIRED");
+        // A signature that lacks a byte makes it another token.
+        assert!(verifier.verify(Some(&token[..token.len() - 1])).is_err());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (verifier, _) = verifier();
+        let caller = Caller::new("ann", []);
+        for index in 0..u32::try_from(MAX_VERIFIED).expect("small") * 2 {
+            let mut hash = [0; 32];
+            hash[..4].copy_from_slice(&index.to_be_bytes());
+            verifier.remember(hash, &caller, 2e9, 1_000_000_000);
+        }
+        assert!(verifier.verified.lock().expect("no panic").len() <= MAX_VERIFIED);
     }
 }

@@ -34,15 +34,12 @@ pub(crate) async fn observe(
             .unwrap_or(HeaderValue::from_static("none"))
     });
     request.headers_mut().insert(REQUEST_ID, id.clone());
-    let traceparent = match request
+    let incoming = request
         .headers()
         .get(chassis::trace::TRACEPARENT)
         .and_then(|value| value.to_str().ok())
         .filter(|incoming| chassis::trace::is_traceparent(incoming))
-    {
-        Some(incoming) => incoming.to_owned(),
-        None => chassis::trace::new_root(&*gateway.entropy),
-    };
+        .map(str::to_owned);
     let method = request.method().clone();
     // The route, not the path: ids would make metrics grow without end.
     let route = match request.extensions().get::<MatchedPath>() {
@@ -51,7 +48,11 @@ pub(crate) async fn observe(
         None => "none".to_owned(),
     };
     let span = tracing::info_span!("http.server", otel.name = format!("{method} {route}"), otel.kind = "server", http.request.method = %method, http.route = route, http.response.status_code = tracing::field::Empty, request_id = id.to_str().unwrap_or_default());
-    chassis::trace::set_parent(&span, &traceparent);
+    if let Some(incoming) = &incoming {
+        chassis::trace::set_parent(&span, incoming);
+    }
+    // Without a collector there is no span to hand on, and the trace begins with a random id.
+    let traceparent = incoming.unwrap_or_else(|| chassis::trace::new_root(&*gateway.entropy));
     let mut response = chassis::trace::scope(
         Some(&traceparent),
         next.run(request).instrument(span.clone()),
