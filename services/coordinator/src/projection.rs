@@ -12,6 +12,10 @@ use sagamesh_api::saga::v1::{
 
 use crate::decider::{SAGA, SAGA_EVENT};
 
+mod rows;
+
+use rows::Insert;
+
 /// Name of the projection.
 pub const NAME: &str = "sagas";
 
@@ -67,10 +71,33 @@ const SQLITE: &[&str] = schema!(" WITHOUT ROWID");
 const POSTGRES: &[&str] = schema!("");
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SagaTable {
     open: HashMap<String, pb::Saga>,
     versions: HashMap<String, VersionFacts>,
+    saga_rows: Insert,
+    attribute_rows: Insert,
+}
+
+const COLUMNS: usize = 10;
+const ATTRIBUTE_COLUMNS: usize = 4;
+
+impl Default for SagaTable {
+    fn default() -> Self {
+        Self {
+            open: HashMap::new(),
+            versions: HashMap::new(),
+            saga_rows: Insert::new(
+                "INSERT INTO saga (saga_id, shard, definition, definition_hash, state, start_time, end_time, expire_time, attention, summary) VALUES",
+                "ON CONFLICT (saga_id) DO UPDATE SET state = excluded.state, end_time = excluded.end_time, \
+                 expire_time = excluded.expire_time, attention = excluded.attention, summary = excluded.summary",
+            ),
+            attribute_rows: Insert::new(
+                "INSERT INTO saga_attribute (name, value, start_time, saga_id) VALUES",
+                "ON CONFLICT DO NOTHING",
+            ),
+        }
+    }
 }
 
 /// What rows need to know of a definition's version.
@@ -199,7 +226,7 @@ impl SagaTable {
     }
 
     async fn write(&mut self, tx: &mut Tx, rows: BTreeMap<&str, Row>) -> Result<(), Error> {
-        let mut values = Vec::with_capacity(rows.len());
+        let mut values = Vec::with_capacity(rows.len() * COLUMNS);
         let mut attributes = Vec::new();
         let mut open = Vec::new();
         for (id, Row { saga, started }) in rows {
@@ -208,28 +235,22 @@ impl SagaTable {
                 attributes.extend(
                     saga.search_attributes
                         .iter()
-                        .map(|(name, value)| params![name, value, start, id]),
+                        .flat_map(|(name, value)| params![name, value, start, id]),
                 );
             }
             let retention = self
                 .versions
                 .get(&saga.definition_hash)
                 .map_or(0, |facts| facts.retention);
-            values.push(row_values(&saga, start, retention));
+            values.extend(row_values(&saga, start, retention));
             if saga.end_time.is_none() {
                 open.push((id.to_owned(), saga));
             }
         }
-        let head = "INSERT INTO saga (saga_id, shard, definition, definition_hash, state, start_time, end_time, expire_time, attention, summary) VALUES";
-        let tail = "ON CONFLICT (saga_id) DO UPDATE SET state = excluded.state, end_time = excluded.end_time, \
-                    expire_time = excluded.expire_time, attention = excluded.attention, summary = excluded.summary";
-        tx.execute_rows(head, values, tail).await?;
-        tx.execute_rows(
-            "INSERT INTO saga_attribute (name, value, start_time, saga_id) VALUES",
-            attributes,
-            "ON CONFLICT DO NOTHING",
-        )
-        .await?;
+        self.saga_rows.run(tx, COLUMNS, values).await?;
+        self.attribute_rows
+            .run(tx, ATTRIBUTE_COLUMNS, attributes)
+            .await?;
         if self.open.len() + open.len() > KEPT {
             self.open.clear();
         }
