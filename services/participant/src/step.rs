@@ -12,7 +12,8 @@ use crate::{Outcome, StepCommand};
 ///
 /// The same command may come more than once, also at the same time: use the [`crate::barrier`]. A handler that outlives the
 /// command's timeout is dropped, so hold nothing that a drop leaves half-done (a transaction rolls back). A handler that
-/// panics has an unknown outcome.
+/// panics has an unknown outcome. Up to its first `await` that waits, a handler runs on the stream's own task: like all async
+/// code it must not block.
 pub trait Step: Send + Sync + 'static {
     /// Runs one attempt.
     fn run(&self, command: StepCommand) -> impl Future<Output = Outcome> + Send;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use sagamesh_api::saga::v1::{
     Command, Credit, Drain, Heartbeat, Hello, ParticipateRequest, ParticipateResponse,
     Result as StepResult, ResultAck, ResultStatus, Welcome, participate_request as to,
@@ -319,12 +320,19 @@ impl Link {
             );
         }
         self.attempts.started(command.lease_token);
-        let (handler, metrics) = (
-            Arc::clone(&registered.handler),
-            Arc::clone(&registered.metrics),
-        );
-        self.running
-            .spawn(Attempt::new(command, &self.beat, handler, metrics).run());
+        let (handler, metrics) = (Arc::clone(&registered.handler), Arc::clone(&registered.metrics));
+        let mut attempt = Box::pin(Attempt::new(command, &self.beat, handler, metrics).run());
+        // Up to its first wait it runs here: what ends without waiting costs no task, and what goes to a database is queued there
+        // together with the other commands of this batch.
+        match attempt.as_mut().now_or_never() {
+            Some(ended) => {
+                let result = self.result_of(ended);
+                stream.send(to::Message::Result(result));
+            }
+            None => {
+                self.running.spawn(attempt);
+            }
+        }
     }
 
     /// Answers a command without running it: it certainly did nothing.
