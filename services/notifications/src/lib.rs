@@ -165,8 +165,9 @@ pub async fn run_with(
     let routes = Routes::new(NotificationServiceServer::new(service::Service { queries }))
         .add_service(ledger.feed().into_server());
     process.serve(routes, &[SERVICE, FeedService::NAME]).await?;
-    // What still runs is reported by whoever runs the process.
-    let _ = tasks.shutdown(TASKS_TIMEOUT).await;
+    if let Err(running) = tasks.shutdown(TASKS_TIMEOUT).await {
+        tracing::warn!(?running, "these tasks do not stop");
+    }
     ledger.close().await;
     Ok(())
 }

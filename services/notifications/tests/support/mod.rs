@@ -1,6 +1,9 @@
 //! Notifications with orders' feed and a coordinator that tests hold in their hands.
-#![expect(unreachable_pub, reason = "shared by the test files")]
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by the test files, each of which uses a part of it"
+)]
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -13,7 +16,6 @@ use ledger::{
 };
 use notifications::mail::{Mail, MailError, Mailer};
 use participant::testing::ScriptedCoordinator;
-use prost::Message as _;
 use sagamesh_api::shop::notifications::v1::notification_service_client::NotificationServiceClient;
 use sagamesh_api::shop::notifications::v1::{
     ListNotificationsRequest, Notification, NotificationState,
