@@ -7,6 +7,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
@@ -46,7 +47,9 @@ impl Telemetry {
             .map(|endpoint| exporter(service, endpoint))
             .transpose()?;
         let traces = provider.as_ref().map(|provider| {
-            tracing_opentelemetry::layer().with_tracer(provider.tracer("sagamesh"))
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("sagamesh"))
+                .with_filter(filter_fn(|metadata| !is_transport(metadata.target())))
         });
         let installed = tracing_subscriber::registry()
             .with(filter)
@@ -74,6 +77,21 @@ impl Telemetry {
             tracing::warn!("some traces could not be sent to the collector before the end");
         }
     }
+}
+
+/// The transport's own spans are never exported, whatever the filter says: sending them would make more of them.
+fn is_transport(target: &str) -> bool {
+    let krate = target.split("::").next().unwrap_or(target);
+    matches!(
+        krate,
+        "h2" | "hyper"
+            | "hyper_util"
+            | "tonic"
+            | "tower"
+            | "opentelemetry"
+            | "opentelemetry_sdk"
+            | "opentelemetry_otlp"
+    )
 }
 
 fn exporter(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {

@@ -121,6 +121,14 @@ pub struct LimitConfig {
         value_name = "N"
     )]
     pub burst_per_subject: NonZeroU32,
+    /// Requests and streams that one subject may have under way at a time.
+    #[arg(
+        long,
+        env = "SAGAMESH_MAX_CONCURRENT_PER_SUBJECT",
+        default_value = "512",
+        value_name = "N"
+    )]
+    pub max_concurrent_per_subject: NonZeroU32,
     /// Requests a second that one address may make, on average.
     #[arg(
         long,

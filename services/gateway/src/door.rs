@@ -116,9 +116,14 @@ pub(crate) async fn place(
         let problem = ERRORS.problem(Code::DeadlineExceeded, "REQUEST_TIMEOUT", text);
         return answer_as(problem, StatusCode::REQUEST_TIMEOUT, grpc);
     };
+    held(response, place)
+}
+
+/// Keeps something until the answer's body has ended, or was given up.
+fn held(response: Response, what: impl Send + 'static) -> Response {
     response.map(|body| {
         Body::new(body.map_frame(move |frame| {
-            let _held = &place;
+            let _held = &what;
             frame
         }))
     })
@@ -184,8 +189,12 @@ pub(crate) async fn subject(
         Ok(allowance) => allowance,
         Err(refused) => return too_many(*refused, grpc),
     };
+    let under_way = match gateway.limits.begin(&caller.subject) {
+        Ok(under_way) => under_way,
+        Err(problem) => return answer(problem, grpc),
+    };
     request.extensions_mut().insert(caller);
-    let mut response = next.run(request).await;
+    let mut response = held(next.run(request).await, under_way);
     if !grpc {
         rate_headers(response.headers_mut(), allowance);
         // One customer's data: nobody in between may keep it.

@@ -1,8 +1,10 @@
 //! How often one subject or one address may call.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -21,6 +23,27 @@ type Limiter<K> =
 pub struct Limits {
     subjects: Window<String>,
     addresses: Window<IpAddr>,
+    under_way: Arc<Mutex<BTreeMap<String, u32>>>,
+    max_under_way: u32,
+}
+
+/// A subject's request under way; dropped when its answer has ended.
+#[derive(Debug)]
+pub struct UnderWay {
+    subject: String,
+    all: Arc<Mutex<BTreeMap<String, u32>>>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.subject) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.subject);
+            }
+        }
+    }
 }
 
 /// What is left, for the RateLimit headers.
@@ -51,6 +74,8 @@ impl Limits {
         Self {
             subjects: Window::new(config.rate_per_subject, config.burst_per_subject, "subject"),
             addresses: Window::new(config.rate_per_address, config.burst_per_address, "address"),
+            under_way: Arc::default(),
+            max_under_way: config.max_concurrent_per_subject.get(),
         }
     }
 
@@ -60,6 +85,32 @@ impl Limits {
     /// It is one too many.
     pub fn subject(&self, subject: &str) -> Result<Allowance, Box<TooMany>> {
         self.subjects.check(&subject.to_owned())
+    }
+
+    /// Counts a request of a subject as under way until what is returned is dropped.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED (TOO_MANY_AT_ONCE): the subject has as many under way as it may.
+    pub fn begin(&self, subject: &str) -> Result<UnderWay, chassis::Problem> {
+        let mut all = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(subject.to_owned()).or_insert(0);
+        if *count >= self.max_under_way {
+            let text = format!(
+                "at most {} requests and streams of one subject at a time: end one first",
+                self.max_under_way
+            );
+            return Err(ERRORS
+                .problem(Code::ResourceExhausted, "TOO_MANY_AT_ONCE", text)
+                .retry_after(Duration::from_secs(1)));
+        }
+        *count += 1;
+        Ok(UnderWay {
+            subject: subject.to_owned(),
+            all: Arc::clone(&self.under_way),
+        })
     }
 
     /// Counts a request from an address.

@@ -276,3 +276,72 @@ fn key_sets_that_are_not_usable_are_explained() {
     let named = json!({"kty": "EC", "crv": "P-256", "x": point, "y": other, "kid": "a"});
     assert!(refused(json!({"keys": [named, named]})).contains("two keys"));
 }
+
+#[tokio::test]
+async fn floods_from_one_address_end_before_tokens_are_checked() -> Outcome {
+    let flags = ["--rate-per-address", "1", "--burst-per-address", "2"];
+    let rig = Rig::start(&[&flags[..], &["--trust-forwarded-for"]].concat()).await;
+    let from = |forwarded: &'static str| {
+        let headers = [("x-forwarded-for", forwarded)];
+        let rig = &rig;
+        async move { rig.send(Method::GET, "/v1/orders", &headers, "").await }
+    };
+    for _ in 0..2 {
+        assert_eq!(from("10.0.0.1").await.status, StatusCode::UNAUTHORIZED);
+    }
+    // What the client claims stands before what our own proxy wrote, and does not help.
+    let refused = from("10.9.9.9, 10.0.0.1").await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED")
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(from("10.0.0.2").await.status, StatusCode::UNAUTHORIZED);
+    rig.stop().await;
+
+    // Without a proxy of ours the header is nothing but a claim.
+    let rig = Rig::start(&flags).await;
+    let claim = |address: &'static str| {
+        let headers = [("x-forwarded-for", address)];
+        let rig = &rig;
+        async move {
+            rig.send(Method::GET, "/v1/orders", &headers, "")
+                .await
+                .status
+        }
+    };
+    claim("10.0.0.1").await;
+    claim("10.0.0.2").await;
+    assert_eq!(claim("10.0.0.3").await, StatusCode::TOO_MANY_REQUESTS);
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_subject_cannot_take_every_place() -> Outcome {
+    let rig = Rig::start(&["--max-concurrent-per-subject", "1"]).await;
+    let token = rig.token("ann");
+    let path = endless(&rig, &token).await;
+    let mut watch = tonic::Request::new(WatchOrderRequest {
+        order_id: path.rsplit('/').next().ok_or("an id")?.to_owned(),
+        customer_id: String::new(),
+    });
+    let bearer = format!("Bearer {token}").parse()?;
+    watch.metadata_mut().insert("authorization", bearer);
+    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let mut stream = client.watch_order(watch).await?.into_inner();
+    stream.message().await?.ok_or("the order as it is")?;
+    let refused = rig.get("/v1/orders", &token).await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_AT_ONCE")
+    );
+    let other = rig.get("/v1/orders", &rig.token("bob")).await;
+    assert_eq!(other.status, StatusCode::OK);
+    drop(stream);
+    while rig.get("/v1/orders", &token).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    rig.stop().await;
+    Ok(())
+}
