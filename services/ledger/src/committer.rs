@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -55,7 +56,7 @@ impl Default for CommitterOptions {
             queue: 16_384,
             max_batch: 512,
             linger: Duration::from_micros(250),
-            linger_above: 48,
+            linger_above: 16,
             cache: 100_000,
             snapshot_every: 200,
             inbox_retention: Duration::from_secs(7 * 24 * 3600),
@@ -222,7 +223,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
         }
     }
 
-    /// Works until it is told to stop; then finishes what was taken and refuses the rest.
+    /// Works until it is told to stop; then finishes what is in the queue. Later commands are refused by the closed queue.
     pub(crate) async fn run(mut self) {
         loop {
             if self.inner.waiting.is_empty() && !self.receive().await {
@@ -231,10 +232,6 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             self.gather().await;
             self.round().await;
         }
-        self.queue.close();
-        while let Some(request) = self.queue.recv().await {
-            request.answer.send(Err(ExecuteError::Unavailable));
-        }
     }
 
     /// Waits for the first command of a batch. False when it is time to stop.
@@ -242,12 +239,16 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
         let limit = self.options.max_batch;
         tokio::select! {
             biased;
-            taken = self.queue.recv_many(&mut self.inner.arrived, limit) => {
-                self.admit();
-                taken > 0
-            }
-            () = self.stop.cancelled() => false,
+            () = self.stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+            _ = self.queue.recv_many(&mut self.inner.arrived, limit) => {}
         }
+        if self.queue.is_closed() {
+            // What was taken before the end is still carried out.
+            self.drain();
+        } else {
+            self.admit();
+        }
+        !self.inner.waiting.is_empty()
     }
 
     /// Takes what else has arrived; under load it waits a moment for more, which saves a flush.
@@ -348,11 +349,19 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             cache: &self.inner.cache,
             inbox: &self.inner.inbox,
         };
-        let result = self.decider.decide(
-            &crate::View::new(&facts),
-            &waiting.command,
-            round.batch.commit_millis,
-        );
+        // A panic of one decision must not end the ledger for all; decide() has changed nothing.
+        let deciding = AssertUnwindSafe(|| {
+            self.decider.decide(
+                &crate::View::new(&facts),
+                &waiting.command,
+                round.batch.commit_millis,
+            )
+        });
+        let Ok(result) = catch_unwind(deciding) else {
+            let error = Error::Contract("decide() panicked; the log says where".into());
+            waiting.answer.send(Err(error.into()));
+            return;
+        };
         if let Ok(decision) = &result
             && let Some(error) = self.contract(&waiting, decision)
         {

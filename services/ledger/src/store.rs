@@ -33,6 +33,9 @@ pub(crate) struct SnapshotRow {
     pub(crate) data: Vec<u8>,
 }
 
+/// An inbox row as it is on record.
+pub(crate) type InboxRow = (String, Vec<u8>);
+
 /// What one transaction writes, and on what it was decided.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
@@ -111,10 +114,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         snapshots: bool,
     ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>>;
     /// Those of the inbox rows that exist.
-    fn inbox<'a>(
-        &'a self,
-        keys: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<(String, Vec<u8>)>, Error>>;
+    fn inbox<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<InboxRow>, Error>>;
     /// Events after a position, in order.
     fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>>;
     /// The newest durable position.

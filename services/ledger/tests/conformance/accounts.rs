@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Consume(u64, &'static str, i64),
     /// Writes a stream that it does not name.
     Cheat,
+    /// Looks at a stream that it does not name.
+    Peek,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl Decider for Accounts {
                 vec![stream.clone()]
             }
             Command::Move(from, to, _) => vec![account(from), account(to)],
-            Command::Cheat => vec![],
+            Command::Cheat | Command::Peek => vec![],
         }
     }
 
@@ -162,6 +164,7 @@ impl Decider for Accounts {
             Command::Balance(name) => Ok(Decision::new(view.state(&account(name)).balance)),
             Command::Probe(stream) => Ok(Decision::new(view.state(stream).balance)),
             Command::Close(stream) => Ok(Decision::new(0).event(stream.clone(), Event::Closed)),
+            Command::Peek => Ok(Decision::new(view.state(&account("peeked")).balance)),
             Command::Cheat => Ok(Decision::new(0).event(account("cheated"), Event::Added(1))),
         }
     }

@@ -33,7 +33,7 @@ on_every_store! {
         a_stream_wrongly_thought_new_is_read_and_decided_again,
         states_that_left_memory_are_read_again,
         a_snapshot_stands_for_the_events_before_it,
-        a_decision_may_write_only_what_it_named,
+        a_decision_may_touch_only_what_it_named,
         the_observer_sees_what_is_durable_before_the_caller,
         names_of_streams_are_listed_in_order;
     requests:

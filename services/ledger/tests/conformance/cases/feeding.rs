@@ -239,10 +239,13 @@ async fn a_feed_ends_when_the_process_drains() {
     open.close().await;
 }
 
-/// Keeps positions and amounts, as a consumer's database would.
+/// Where it is, what it handled, how often the log was replaced.
+type Kept = (Option<(String, u64)>, Vec<u64>, u32);
+
+/// Keeps positions, as a consumer's database would.
 #[derive(Clone)]
 struct Keeper {
-    kept: Arc<Mutex<(Option<(String, u64)>, Vec<u64>, u32)>>,
+    kept: Arc<Mutex<Kept>>,
     position: watch::Sender<u64>,
     /// Fails at this position, once.
     fail_at: Arc<Mutex<Option<u64>>>,

@@ -300,17 +300,20 @@ pub(crate) async fn a_snapshot_stands_for_the_events_before_it(bench: Bench) {
     open.close().await;
 }
 
-pub(crate) async fn a_decision_may_write_only_what_it_named(bench: Bench) {
+pub(crate) async fn a_decision_may_touch_only_what_it_named(bench: Bench) {
     let open = bench.open().await;
-    let (cheat, fair) = tokio::join!(
+    let (cheat, peek, fair) = tokio::join!(
         open.ledger.execute(Command::Cheat),
-        open.ledger.execute(Command::Add("a", 1))
+        open.ledger.execute(Command::Peek),
+        open.ledger.execute(Command::Add("a", 1)),
     );
-    match cheat {
-        Err(ExecuteError::Storage(error)) => {
-            assert!(matches!(error.0, Error::Contract(_)), "{error}")
+    for refused in [cheat, peek] {
+        match refused {
+            Err(ExecuteError::Storage(error)) => {
+                assert!(matches!(error.0, Error::Contract(_)), "{error}")
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     }
     assert_eq!(fair.expect("added").position, 1);
     open.close().await;
