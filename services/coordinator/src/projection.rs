@@ -112,6 +112,8 @@ struct VersionFacts {
 struct Row {
     saga: pb::Saga,
     started: bool,
+    /// Something that lists show has changed. A step that goes from one state to the next is not worth a write.
+    changed: bool,
 }
 
 impl ledger::Projection for SagaTable {
@@ -174,7 +176,14 @@ impl SagaTable {
                     saga_id: id.to_owned(),
                     ..pb::Saga::default()
                 });
-                rows.insert(id, Row { saga, started });
+                rows.insert(
+                    id,
+                    Row {
+                        saga,
+                        started,
+                        changed: started,
+                    },
+                );
             }
             if let Some(row) = rows.get_mut(id) {
                 row.saga.version = recorded.version;
@@ -184,7 +193,9 @@ impl SagaTable {
                     self.versions.insert(hash.to_owned(), facts);
                 }
                 let pivot = self.versions.get(hash).map_or("", |facts| &facts.pivot);
+                let before = shown(&row.saga);
                 fold(&mut row.saga, &event, pivot);
+                row.changed |= before != shown(&row.saga);
             }
         }
         self.write(tx, rows).await
@@ -229,7 +240,15 @@ impl SagaTable {
         let mut values = Vec::with_capacity(rows.len() * COLUMNS);
         let mut attributes = Vec::new();
         let mut open = Vec::new();
-        for (id, Row { saga, started }) in rows {
+        for (
+            id,
+            Row {
+                saga,
+                started,
+                changed,
+            },
+        ) in rows
+        {
             let start = saga.start_time.as_ref().map_or(0, timestamp::to_millis);
             if started {
                 attributes.extend(
@@ -238,11 +257,13 @@ impl SagaTable {
                         .flat_map(|(name, value)| params![name, value, start, id]),
                 );
             }
-            let retention = self
-                .versions
-                .get(&saga.definition_hash)
-                .map_or(0, |facts| facts.retention);
-            values.extend(row_values(&saga, start, retention));
+            if changed {
+                let retention = self
+                    .versions
+                    .get(&saga.definition_hash)
+                    .map_or(0, |facts| facts.retention);
+                values.extend(row_values(&saga, start, retention));
+            }
             if saga.end_time.is_none() {
                 open.push((id.to_owned(), saga));
             }
@@ -299,6 +320,16 @@ fn started_hash(event: &SagaEvent) -> Option<&str> {
             Some(Kind::Started(started)) => Some(started.definition_hash.as_str()),
             _ => None,
         })
+}
+
+/// What a change of makes a row worth writing.
+fn shown(saga: &pb::Saga) -> (i32, bool, Vec<String>, bool) {
+    (
+        saga.state,
+        saga.pivot_dispatched,
+        saga.attention.clone(),
+        saga.end_time.is_some(),
+    )
 }
 
 /// Applies an event to a row.
