@@ -6,7 +6,7 @@
 //! - **The participant `orders`** of the sagas `place-order` and `refund-order`: `orders.LockOrder` (undone by `orders.RejectOrder`),
 //!   `orders.ConfirmOrder`, `orders.MarkRefunded`.
 //! - **`ledger.v1.FeedService`**: its log, for those who follow it (notifications does).
-//! - **The definitions** of both sagas ([`domain::definitions`]): registered and activated when it starts; it is ready once the coordinator has them.
+//! - **The definitions** of both sagas ([`domain::definitions()`]): registered and activated when it starts; it is ready once the coordinator has them.
 //!
 //! # How an order becomes a saga
 //!

@@ -227,3 +227,150 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+    use ledger::Decider as _;
+    use sagamesh_api::shop::orders::v1::{
+        CancelRequested, OrderConfirmed, OrderLocked, OrderPlaced, OrderRefunded,
+    };
+
+    use super::*;
+    use crate::decider::stream;
+
+    const ID: &str = "0198c5f0-0000-7000-8000-000000000001";
+
+    fn recorded(position: u64, version: u64, event: &OrderEvent) -> Recorded {
+        let mut data = Vec::new();
+        let type_name = Orders.encode(event, &mut data);
+        Recorded {
+            position,
+            stream: stream(ID),
+            version,
+            type_name: type_name.into(),
+            data: data.into(),
+            commit_millis: 1_000,
+        }
+    }
+
+    fn history() -> Vec<Recorded> {
+        let saga_id = ID.to_owned();
+        let events = [
+            OrderEvent::Placed(OrderPlaced {
+                order_id: ID.to_owned(),
+                ..OrderPlaced::default()
+            }),
+            OrderEvent::Locked(OrderLocked {
+                saga_id: saga_id.clone(),
+            }),
+            OrderEvent::Confirmed(OrderConfirmed {
+                saga_id: saga_id.clone(),
+            }),
+            OrderEvent::CancelRequested(CancelRequested {
+                refund: true,
+                ..CancelRequested::default()
+            }),
+            OrderEvent::Refunded(OrderRefunded { saga_id }),
+        ];
+        (1..)
+            .zip(&events)
+            .map(|(at, event)| recorded(at + 10, at, event))
+            .collect()
+    }
+
+    /// The order as it is after so many events.
+    fn order(events: &[Recorded]) -> Order {
+        let mut order = None;
+        for event in events {
+            show(
+                &mut order,
+                &decode(&event.type_name, &event.data).expect("ours"),
+                event.version,
+                event.commit_millis,
+            );
+        }
+        *order.expect("placed")
+    }
+
+    async fn statuses(stream: OrderStream) -> Vec<(OrderStatus, String)> {
+        let orders = stream.filter_map(|response| async { response.expect("open").order });
+        orders
+            .map(|order| (order.status(), order.etag))
+            .collect()
+            .await
+    }
+
+    /// Wherever reading falls among the events that are handed out, each change is told once.
+    #[tokio::test]
+    async fn no_change_is_missed_or_told_twice_wherever_it_is_read() {
+        use OrderStatus::{Confirmed, Pending, Refunded, Refunding};
+        let history = history();
+        let told = [
+            (Pending, "v1"),
+            (Pending, "v2"),
+            (Confirmed, "v3"),
+            (Refunding, "v4"),
+            (Refunded, "v5"),
+        ];
+        for read in 1..=history.len() {
+            let hub = Hub::default();
+            let watch = hub.watch(ID);
+            // All of it in one go: a confirmation and its refund are not the end.
+            hub.hand_out(&history);
+            let seen = statuses(watch.stream(order(&history[..read]))).await;
+            let expected: Vec<_> = told[read - 1..]
+                .iter()
+                .map(|(status, etag)| (*status, (*etag).to_owned()))
+                .collect();
+            assert_eq!(seen, expected, "read after {read}");
+            assert!(hub.lock().by_order.is_empty(), "who left is forgotten");
+            assert_eq!(hub.watch(ID).position(), 15);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_come_while_nothing_changes() {
+        let (hub, history) = (Hub::default(), history());
+        let mut stream = hub.watch(ID).stream(order(&history[..1]));
+        assert!(
+            stream
+                .next()
+                .await
+                .expect("open")
+                .expect("well")
+                .order
+                .is_some()
+        );
+        for _ in 0..3 {
+            let before = tokio::time::Instant::now();
+            assert_eq!(
+                stream.next().await.expect("open").expect("well").order,
+                None
+            );
+            assert!(before.elapsed() <= Duration::from_secs(10));
+        }
+        hub.hand_out(&history[1..3]);
+        assert!(
+            stream
+                .next()
+                .await
+                .expect("open")
+                .expect("well")
+                .order
+                .is_some()
+        );
+        assert_eq!(
+            stream
+                .next()
+                .await
+                .expect("open")
+                .expect("well")
+                .order
+                .expect("the order")
+                .status(),
+            OrderStatus::Confirmed
+        );
+        assert!(stream.next().await.is_none());
+    }
+}

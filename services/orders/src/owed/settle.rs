@@ -19,6 +19,10 @@ use crate::traces::Traces;
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// How often an order that waits for others (its saga's end, an operator) is looked at before it is left to the sweep: its place is for orders
+/// that can go on.
+const LOOKS: u32 = 16;
+
 /// What to do after a try.
 enum Next {
     /// Look at the order again now.
@@ -37,6 +41,7 @@ pub(super) async fn settle(
 ) {
     let mut known = known;
     let mut backoff = Backoff::new(FIRST, LONGEST);
+    let mut looks = 0;
     loop {
         let Some(state) = owed.state(&order_id, known.take()).await else {
             tokio::time::sleep(backoff.next(&owed.env)).await;
@@ -52,7 +57,11 @@ pub(super) async fn settle(
         };
         match tried {
             Ok(Next::Again) => backoff.reset(),
-            Ok(Next::Later) => wait(&mut backoff, &owed, &wake).await,
+            Ok(Next::Later) if looks >= LOOKS => return,
+            Ok(Next::Later) => {
+                looks += 1;
+                wait(&mut backoff, &owed, &wake).await;
+            }
             Err(status) => {
                 metrics::counter!("orders_saga_calls_failed_total").increment(1);
                 tracing::warn!(order_id, code = ?status.code(), message = status.message(), "the coordinator did not answer, trying again");
