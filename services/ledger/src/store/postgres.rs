@@ -208,10 +208,16 @@ impl PostgresStore {
             .bind(SHARD)
             .execute(&mut *tx)
             .await?;
-        let row = sqlx::query("UPDATE ledger_writers SET session = session + 1 WHERE writer = $1 RETURNING session, batch, first")
-            .bind(&self.writer)
-            .fetch_one(&mut *tx)
-            .await?;
+        // The row may have been forgotten after a month of silence.
+        let row = sqlx::query(
+            "INSERT INTO ledger_writers (writer, session, seen) VALUES ($1, $2, $3) \
+             ON CONFLICT (writer) DO UPDATE SET session = ledger_writers.session + 1 RETURNING session, batch, first",
+        )
+        .bind(&self.writer)
+        .bind(self.session.load(Ordering::Relaxed) + 1)
+        .bind(batch.commit_millis)
+        .fetch_one(&mut *tx)
+        .await?;
         tx.commit().await?;
         self.session.store(row.try_get(0)?, Ordering::Relaxed);
         let written = row

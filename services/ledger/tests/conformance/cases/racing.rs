@@ -187,3 +187,30 @@ async fn writers_that_race_lose_no_update_and_positions_stay_dense() {
         writer.close().await;
     }
 }
+
+#[tokio::test]
+async fn a_writer_that_was_forgotten_registers_again() {
+    let Some(bench) = Bench::postgres().await else {
+        return;
+    };
+    let open = bench.open().await;
+    open.ledger
+        .execute(Command::Add("a", 5))
+        .await
+        .expect("added");
+    crate::bench::script(&open, "DELETE FROM ledger_writers").await;
+    let refused = open.ledger.execute(Command::Add("a", 1)).await;
+    assert!(
+        matches!(refused, Err(ExecuteError::Storage(_))),
+        "{refused:?}"
+    );
+    assert_eq!(
+        open.ledger
+            .execute(Command::Add("a", 1))
+            .await
+            .expect("added")
+            .reply,
+        6
+    );
+    open.close().await;
+}
