@@ -6,7 +6,7 @@ use chassis::ChassisConfig;
 
 /// Measures sagas on this machine: throughput, latency, CPU and memory.
 #[derive(Debug, clap::Parser)]
-#[command(name = "bench-sagas", args_conflicts_with_subcommands = true)]
+#[command(name = "bench-sagas")]
 pub struct Args {
     /// What every mode takes.
     #[command(flatten)]

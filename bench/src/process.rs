@@ -159,7 +159,7 @@ pub(crate) async fn ready(admin: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The sum of a counter over all its labels.
+/// The sum of a counter or gauge over all its labels.
 pub(crate) async fn counter(admin: &str, name: &str) -> anyhow::Result<f64> {
     let (_, metrics) = get(admin, "/metrics").await?;
     let of_name = |line: &&str| {

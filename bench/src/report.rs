@@ -16,17 +16,19 @@ pub(crate) struct Row {
     pub(crate) commits: f64,
     pub(crate) rss_mb: f64,
     pub(crate) compensated: u64,
+    /// Events that the table of sagas was behind the log at the end.
+    pub(crate) behind: f64,
 }
 
 /// The line above the rows.
 pub(crate) fn heading() {
     println!();
     println!(
-        "{:<22} {:>7} {:>9} {:>8} {:>8}   {:>34} {:>9} {:>8}",
-        "", "", "", "p50", "p99", "CPU µs per saga", "commits", "RSS"
+        "{:<22} {:>7} {:>9} {:>8} {:>8}   {:>34} {:>9} {:>8} {:>8}",
+        "", "", "", "p50", "p99", "CPU µs per saga", "commits", "RSS", "list is"
     );
     println!(
-        "{:<22} {:>7} {:>9} {:>8} {:>8}   {:>11} {:>12} {:>9} {:>9} {:>8}",
+        "{:<22} {:>7} {:>9} {:>8} {:>8}   {:>11} {:>12} {:>9} {:>9} {:>8} {:>8}",
         "run",
         "clients",
         "sagas/s",
@@ -36,14 +38,15 @@ pub(crate) fn heading() {
         "participants",
         "client",
         "per saga",
-        "MB"
+        "MB",
+        "behind"
     );
 }
 
 impl Row {
     pub(crate) fn print(&self) {
         println!(
-            "{:<22} {:>7} {:>9.0} {:>8.2} {:>8.2}   {:>11.1} {:>12.1} {:>9.1} {:>9.3} {:>8.1}{}",
+            "{:<22} {:>7} {:>9.0} {:>8.2} {:>8.2}   {:>11.1} {:>12.1} {:>9.1} {:>9.3} {:>8.1} {:>8.0}{}",
             self.name,
             self.clients,
             self.per_second,
@@ -54,6 +57,7 @@ impl Row {
             self.client_us,
             self.commits,
             self.rss_mb,
+            self.behind,
             if self.compensated > 0 {
                 format!("   ({} compensated)", self.compensated)
             } else {

@@ -67,6 +67,11 @@ impl Coordinator {
         self.address.trim_start_matches("http://")
     }
 
+    /// Events that its projections are behind its log.
+    pub(crate) async fn behind(&self) -> anyhow::Result<f64> {
+        process::counter(&self.admin, "ledger_projection_lag").await
+    }
+
     pub(crate) async fn commits(&self) -> anyhow::Result<f64> {
         process::counter(&self.admin, "ledger_commits_total").await
     }

@@ -122,5 +122,6 @@ async fn one(
         commits: (after.commits - before.commits) / ended,
         rss_mb: coordinator.process.rss_mb(),
         compensated: seen.compensated,
+        behind: coordinator.behind().await?,
     })
 }

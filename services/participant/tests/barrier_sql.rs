@@ -353,46 +353,25 @@ mod sqlite {
 mod postgres {
     use sqlx::PgConnection;
 
-    suite!(PgConnection, Schema);
+    suite!(PgConnection, Database);
 
-    /// A schema of its own on the test server.
-    struct Schema {
-        url: String,
-        name: String,
-    }
+    /// A database of its own.
+    struct Database(String);
 
-    impl Schema {
+    impl Database {
         async fn create() -> Option<Self> {
-            let url = std::env::var("SAGAMESH_TEST_POSTGRES").ok()?;
-            let schema = Self {
-                url,
-                name: format!("barrier_{}", uuid::Uuid::now_v7().simple()),
-            };
-            let mut db = PgConnection::connect(&schema.url).await.unwrap();
-            sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-                "CREATE SCHEMA {}",
-                schema.name
-            )))
-            .execute(&mut db)
-            .await
-            .unwrap();
-            let mut db = schema.connect().await;
+            let database = Self(ledger::testing::postgres().await?.database().await);
+            let mut db = database.connect().await;
             sqlx::query("CREATE TABLE effects (saga_id TEXT, what TEXT)")
                 .execute(&mut db)
                 .await
                 .unwrap();
             sql::create_table(&mut db).await.unwrap();
-            Some(schema)
+            Some(database)
         }
 
         async fn connect(&self) -> PgConnection {
-            let mut db = PgConnection::connect(&self.url).await.unwrap();
-            let path = format!("SET search_path = {}", self.name);
-            sqlx::raw_sql(sqlx::AssertSqlSafe(path))
-                .execute(&mut db)
-                .await
-                .unwrap();
-            db
+            PgConnection::connect(&self.0).await.unwrap()
         }
     }
 }

@@ -161,11 +161,19 @@ mod tests {
     async fn an_attempt_stays_small() {
         let (beats, _beats) = mpsc::unbounded_channel();
         let handler = Arc::new(|_: StepCommand| async { Outcome::done() });
-        let attempt = Attempt::new(Command::default(), &beats, handler, StepMetrics::new("p", "a"));
+        let attempt = Attempt::new(
+            Command::default(),
+            &beats,
+            handler,
+            StepMetrics::new("p", "a"),
+        );
         let (unstarted, command) = (size_of_val(&attempt), size_of_val(&attempt.command));
         let future = attempt.run();
         let size = size_of_val(&future);
-        assert!(size <= 1_536, "the future has {size} bytes, the attempt {unstarted}, the command {command}");
+        assert!(
+            size <= 1_536,
+            "the future has {size} bytes, the attempt {unstarted}, the command {command}"
+        );
         assert_eq!(future.await.outcome, Outcome::done());
     }
 }

@@ -320,7 +320,10 @@ impl Link {
             );
         }
         self.attempts.started(command.lease_token);
-        let (handler, metrics) = (Arc::clone(&registered.handler), Arc::clone(&registered.metrics));
+        let (handler, metrics) = (
+            Arc::clone(&registered.handler),
+            Arc::clone(&registered.metrics),
+        );
         let mut attempt = Box::pin(Attempt::new(command, &self.beat, handler, metrics).run());
         // Up to its first wait it runs here: what ends without waiting costs no task, and what goes to a database is queued there
         // together with the other commands of this batch.
