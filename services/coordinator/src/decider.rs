@@ -71,6 +71,8 @@ pub enum Command {
     },
     /// Looks at a saga, and changes nothing.
     Read(StreamId),
+    /// Takes a saga into memory when the coordinator starts.
+    Resume(StreamId),
     /// Changes a definition.
     Definition(StreamId, DefinitionChange),
     /// Changes a participant.
@@ -87,6 +89,8 @@ pub enum Reply {
         /// Whether something was recorded.
         changed: bool,
     },
+    /// A saga that was taken into memory.
+    Resumed(Box<SagaState>),
     /// What became of a participant's result.
     Result(ResultStatus),
     /// A definition or participant was changed, or it was so already.
@@ -185,6 +189,7 @@ impl ledger::Decider for Coordinator {
         match command {
             Command::Saga { stream, .. }
             | Command::Read(stream)
+            | Command::Resume(stream)
             | Command::Definition(stream, _)
             | Command::Participant(stream, _) => vec![stream.clone()],
         }
@@ -253,6 +258,10 @@ impl ledger::Decider for Coordinator {
                     }))
                 }
                 State::Saga(_) => Err(Refusal::NotStarted.into()),
+                _ => Err(Rejection::Misdirected),
+            },
+            Command::Resume(stream) => match view.state(stream) {
+                State::Saga(state) => Ok(Decision::new(Reply::Resumed(Box::new(state.clone())))),
                 _ => Err(Rejection::Misdirected),
             },
             Command::Definition(stream, change) => match view.state(stream) {

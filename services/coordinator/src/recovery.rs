@@ -9,14 +9,14 @@ use ledger::{Ledger, StreamId, params};
 use tokio::time::Instant;
 
 use crate::config::Options;
-use crate::decider::{Coordinator, DEFINITION, PARTICIPANT, State, saga_stream};
+use crate::decider::{Command, Coordinator, DEFINITION, PARTICIPANT, Reply, State, saga_stream};
 use crate::dispatch::Dispatch;
 use crate::hub::Settings;
 use crate::projection;
 use crate::registry::Registry;
 
 /// Streams that are read together.
-const TOGETHER: usize = 256;
+const TOGETHER: usize = 512;
 /// How long the table of sagas may take to catch up with the log's tail.
 const CATCH_UP: Duration = Duration::from_secs(600);
 
@@ -97,13 +97,22 @@ async fn load_open(ledger: &Ledger<Coordinator>, dispatch: &Dispatch) -> anyhow:
             return Ok(open);
         };
         after.clone_from(last);
-        let streams: Vec<StreamId> = ids.iter().map(|id| saga_stream(id)).collect();
-        let states = ledger.load_many(&streams).await?;
+        // Through the committer: what is resumed is in its memory then, and the results that come next find it there.
+        let resumed = ids.iter().map(|id| async move {
+            let stream = saga_stream(id);
+            let executed = ledger.execute(Command::Resume(stream.clone())).await;
+            (stream, executed)
+        });
+        let mut states = Vec::with_capacity(ids.len());
+        for (stream, executed) in futures_util::future::join_all(resumed).await {
+            let executed = executed.with_context(|| format!("{stream} cannot be resumed"))?;
+            if let Reply::Resumed(state) = executed.reply {
+                states.push((stream, state));
+            }
+        }
         dispatch.with(|hub, now| {
-            for (stream, state, _) in &states {
-                if let State::Saga(state) = state {
-                    hub.recovered(stream, state, now);
-                }
+            for (stream, state) in &states {
+                hub.recovered(stream, state, now);
             }
         });
         open += states.len();
