@@ -1,26 +1,31 @@
 //! The system on PostgreSQL, on a temporary cluster.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use ledger::testing;
 use sagamesh_tests::{Options, System, books};
 
-#[tokio::test]
-async fn the_shop_runs_on_postgres_with_replicas_and_keeps_its_data() -> anyhow::Result<()> {
+/// The longest that open orders may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Orders end as they should, a killed coordinator comes back, and a restart finds everything.
+async fn campaign(more: &[&str], prefix: &str) -> anyhow::Result<()> {
     let Some(postgres) = testing::postgres().await else {
         return Ok(());
     };
-    let arguments = [
-        "--postgres",
-        &postgres.url("postgres"),
-        "--replicas",
-        "orders=2",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    let system = System::start_with(Options {
+    let url = postgres.url("postgres");
+    let fixed = ["--postgres", &url, "--database-prefix", prefix];
+    let arguments: Vec<String> = fixed
+        .iter()
+        .chain(more)
+        .map(|word| (*word).to_owned())
+        .collect();
+    let options = Options {
         arguments: arguments.clone(),
         ..Default::default()
-    })
-    .await?;
+    };
+    let system = System::start_with(options).await?;
     system.restock("tea", 20, 450).await?;
     for method in ["pm_ok", "pm_declined", "pm_ok"] {
         system
@@ -34,7 +39,7 @@ async fn the_shop_runs_on_postgres_with_replicas_and_keeps_its_data() -> anyhow:
             ])
             .await?;
     }
-    let orders = books::settled(&system, std::time::Duration::from_secs(30)).await?;
+    let orders = books::settled(&system, PATIENCE).await?;
     assert_eq!(orders.len(), 3);
     books::check(&system, &[("tea", 20)]).await?;
     let before = system.kill("coordinator").await?;
@@ -44,20 +49,32 @@ async fn the_shop_runs_on_postgres_with_replicas_and_keeps_its_data() -> anyhow:
         .await?;
     let (folder, _) = system.stop().await?;
 
-    let folder = folder.ok_or_else(|| anyhow::anyhow!("no folder"))?;
-    let again = System::start_with(Options {
+    let folder = folder.context("no folder")?;
+    let options = Options {
         arguments,
         folder: Some(folder.path().to_owned()),
         ..Default::default()
-    })
-    .await?;
-    assert_eq!(
-        books::settled(&again, std::time::Duration::from_secs(30))
-            .await?
-            .len(),
-        4
-    );
+    };
+    let again = System::start_with(options).await?;
+    assert_eq!(books::settled(&again, PATIENCE).await?.len(), 4);
     books::check(&again, &[("tea", 20)]).await?;
     again.stop().await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn the_shop_runs_on_postgres_and_keeps_its_data() -> anyhow::Result<()> {
+    campaign(&[], "one").await
+}
+
+#[tokio::test]
+async fn every_service_of_the_shop_may_have_replicas_on_postgres() -> anyhow::Result<()> {
+    campaign(
+        &[
+            "--replicas",
+            "orders=2,inventory=2,payments=2,notifications=2",
+        ],
+        "two",
+    )
+    .await
 }

@@ -164,8 +164,10 @@ fn paint(row: &mut [char], attempt: &Attempt, begin: i64, length: i64) {
     } else {
         '█'
     };
+    let first = column(attempt.from, begin, length);
     let last = attempt.to.map_or(WIDTH - 1, |to| column(to, begin, length));
-    row[column(attempt.from, begin, length)..=last].fill(body);
+    // A clock that was set back must not hide the attempt.
+    row[first..=last.max(first)].fill(body);
 }
 
 /// How an attempt ended, unless it ended well; no later bar hides it.
