@@ -109,12 +109,20 @@ impl Attempts {
         self.unacknowledged.values()
     }
 
-    /// Credits to give back now: in batches of a quarter, or when nothing runs. While four times the concurrency waits for
-    /// acknowledgement, none are: the coordinator is behind.
+    /// Credits to give back now: in batches of a quarter, or when the coordinator has none left, or when nothing runs.
     pub(crate) fn credits_to_return(&mut self) -> Option<u32> {
         let batch = i64::from((self.concurrency / 4).max(1));
+        if self.owed < batch && self.granted > 0 && !self.running.is_empty() {
+            return None;
+        }
+        self.all_credits_to_return()
+    }
+
+    /// All credits that are owed, however few: for every heartbeat, so that a few long handlers do not hold the others' back.
+    /// While four times the concurrency waits for acknowledgement, none are: the coordinator is behind.
+    pub(crate) fn all_credits_to_return(&mut self) -> Option<u32> {
         let behind = self.unacknowledged.len() > 4 * self.concurrency as usize + 64;
-        if self.owed <= 0 || behind || (self.owed < batch && !self.running.is_empty()) {
+        if self.owed <= 0 || behind {
             return None;
         }
         let credits = u32::try_from(self.owed).unwrap_or(u32::MAX);
@@ -153,7 +161,7 @@ mod tests {
         #[test]
         fn credits_are_neither_exceeded_nor_lost(
             concurrency in 1_u32..20,
-            moves in prop::collection::vec((0_u8..5, any::<prop::sample::Index>()), 0..300),
+            moves in prop::collection::vec((0_u8..6, any::<prop::sample::Index>()), 0..300),
         ) {
             let mut attempts = Attempts::new(concurrency);
             let mut next = 1;
@@ -177,6 +185,7 @@ mod tests {
                         }
                     }
                     3 => { attempts.open(); }
+                    4 => { attempts.all_credits_to_return(); }
                     _ => { attempts.credits_to_return(); }
                 }
                 let busy = attempts.running.len();

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::Link;
 use super::attempt::{Attempt, Ended};
-use super::attempts::Known;
+use super::attempts::{Attempts, Known};
 use crate::Outcome;
 use crate::builder::Shared;
 
@@ -202,6 +202,7 @@ impl Link {
                         return Err(SessionError::Silent(limit));
                     }
                     stream.send(to::Message::Heartbeat(Heartbeat::default()));
+                    self.give_credits(stream, Attempts::all_credits_to_return);
                 }
                 () = &mut stopped, if !stream.draining => {
                     self.begin_stop();
@@ -214,7 +215,7 @@ impl Link {
                     return Ok(End::Drained);
                 }
             }
-            self.give_credits(stream);
+            self.give_credits(stream, Attempts::credits_to_return);
         }
     }
 
@@ -227,11 +228,11 @@ impl Link {
             .then_some(End::CoordinatorDrained)
     }
 
-    fn give_credits(&mut self, stream: &Stream) {
+    fn give_credits(&mut self, stream: &Stream, owed: fn(&mut Attempts) -> Option<u32>) {
         if stream.draining || stream.coordinator_draining {
             return;
         }
-        if let Some(commands) = self.attempts.credits_to_return() {
+        if let Some(commands) = owed(&mut self.attempts) {
             stream.send(to::Message::Credit(Credit { commands }));
         }
     }
