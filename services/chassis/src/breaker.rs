@@ -71,9 +71,10 @@ impl Breaker {
                 State::Closed { .. } => return Ok(self.permit(now, None)),
                 State::Open { since_millis } => since_millis,
                 State::Probing { since_millis } => {
-                    // Its permit is alive, since dropping it decides; so this is a short wait.
+                    // Its permit is alive, since dropping it decides. Not shorter than a second: a probe that takes longer than the
+                    // recovery must not be asked after all the time.
                     return Err(RetryAfter(
-                        self.left(since_millis, now).max(Duration::from_millis(1)),
+                        self.left(since_millis, now).max(Duration::from_secs(1)),
                     ));
                 }
             };
@@ -182,6 +183,18 @@ impl Permit {
     /// The peer did not answer, or failed.
     pub fn failure(self) {
         drop(self);
+    }
+
+    /// The call was never made: nothing is learned. A probe goes back, and the next caller may take it at once.
+    pub fn release(mut self) {
+        self.decided = true;
+        if let Some(probe) = self.probe {
+            let since_millis = self
+                .acquired_millis
+                .saturating_sub(self.breaker.recovery_millis);
+            self.breaker
+                .decide_probe(probe, State::Open { since_millis });
+        }
     }
 
     /// Whether this is the one call that decides if the breaker closes.

@@ -42,6 +42,23 @@ fn one_probe_decides() {
 }
 
 #[test]
+fn a_call_that_was_never_made_teaches_nothing() {
+    let breaker = Breaker::new(2, Duration::from_secs(60));
+    fail(&breaker, 0);
+    breaker.try_acquire(0).expect("closed").release();
+    assert_eq!(breaker.state(), State::Closed { failures: 1 });
+    fail(&breaker, 0);
+    breaker.try_acquire(61_000).expect("the probe").release();
+    assert!(matches!(breaker.state(), State::Open { .. }));
+    let next = breaker
+        .try_acquire(61_000)
+        .expect("the probe is free again");
+    assert!(next.is_probe());
+    next.success();
+    assert_eq!(breaker.state(), State::Closed { failures: 0 });
+}
+
+#[test]
 fn late_answers_from_before_it_opened_change_nothing() {
     let breaker = Breaker::new(1, Duration::from_secs(60));
     let late_success = breaker.try_acquire(0).expect("closed");
