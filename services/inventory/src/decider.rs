@@ -6,6 +6,7 @@ use participant::Outcome;
 use participant::barrier::Key;
 use participant::ledger_barrier::{self, Entry};
 use prost::Message as _;
+use sagamesh_api::saga::v1::Direction;
 use sagamesh_api::shop::inventory::v1 as api;
 use sagamesh_api::shop::v1::Money;
 
@@ -215,27 +216,34 @@ fn decide_step(
 ) -> Result<Decision<Event, Reply>, Refusal> {
     let entry = ledger_barrier::check(view, key, now_millis)
         .map_err(|error| Refusal::Damaged(error.to_string()))?;
-    let decision = match entry {
+    let no_op = match entry {
+        Entry::Proceed => None,
+        // Nothing is on record of the action, which is so too when its row was too old to be kept: the reservation itself knows. If
+        // there is none, the domain finds nothing to undo.
+        Entry::Answer(_, rows) if key.direction == Direction::Compensation && rows.len() == 2 => {
+            Some(rows)
+        }
         Entry::Answer(outcome, rows) => {
             let mut decision = Decision::new(Reply::Outcome(outcome));
             decision.inbox = rows;
             return Ok(decision);
         }
-        Entry::Proceed => match domain::decide(&States(view), command) {
-            Ok(Decided::Names(skus)) => return Ok(Decision::new(Reply::Names(skus))),
-            Ok(Decided::Changes(changes)) => with(changes, Outcome::done()),
-            Err(rejection) => {
-                Decision::new(Outcome::rejected(rejection.reason(), rejection.to_string()))
-            }
-        },
     };
-    let rows = ledger_barrier::record(key, &decision.reply);
-    Ok(Decision {
-        events: decision.events,
-        inbox: rows,
-        cursor: decision.cursor,
-        reply: Reply::Outcome(decision.reply),
-    })
+    let (changes, outcome) = match domain::decide(&States(view), command) {
+        Ok(Decided::Names(skus)) => return Ok(Decision::new(Reply::Names(skus))),
+        Ok(Decided::Changes(changes)) => (changes, Outcome::done()),
+        Err(rejection) => (
+            Vec::new(),
+            Outcome::rejected(rejection.reason(), rejection.to_string()),
+        ),
+    };
+    let rows = match (no_op, &outcome) {
+        (Some(rows), Outcome::Success(_)) => rows,
+        _ => ledger_barrier::record(key, &outcome),
+    };
+    let mut decision = with(changes, Reply::Outcome(outcome));
+    decision.inbox = rows;
+    Ok(decision)
 }
 
 fn decide_own(

@@ -81,7 +81,8 @@ impl Decider for Payments {
             .map_err(|error| Damaged(format!("a barrier row cannot be read: {error}")))?;
         let no_op = match entry {
             Entry::Proceed => None,
-            // Nothing final is on record of the action, but its intent is: that is to be undone.
+            // Nothing final is on record of the action, but the payment is: its intent at least, or more if the barrier's row was too
+            // old to be kept. That is to be undone.
             Entry::Answer(_, rows) if unsettled(&command.key, payment, rows.len()) => Some(rows),
             Entry::Answer(outcome, rows) => {
                 let mut decision = Decision::new(Reply::Done(outcome));

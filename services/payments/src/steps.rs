@@ -23,7 +23,6 @@ const MOST_ROUNDS: usize = 8;
 /// How long before the end of its attempt a step gives the processor up, so that it can still say so: at most this, and at most a
 /// tenth of the attempt.
 const MARGIN: Duration = Duration::from_millis(500);
-const OVERLOADED_RETRY: Duration = Duration::from_millis(250);
 
 /// What the handlers of the steps share.
 #[derive(Clone, Debug)]
@@ -213,14 +212,10 @@ fn failed(error: &ExecuteError<Damaged>) -> Outcome {
                 "payments cannot read a stored record: look at the service's log",
             )
         }
-        ExecuteError::Overloaded => {
-            let mut outcome =
-                Outcome::transient_after("OVERLOADED", error.to_string(), OVERLOADED_RETRY);
-            if let Outcome::Transient(failure) = &mut outcome {
-                failure.message.push_str(" (payments)");
-            }
-            outcome
-        }
+        ExecuteError::Overloaded => Outcome::unknown(
+            "OVERLOADED",
+            "payments has too many changes waiting; try again later",
+        ),
         ExecuteError::Unavailable => Outcome::unknown("SHUTTING_DOWN", error.to_string()),
         ExecuteError::Storage(error) => {
             tracing::error!(%error, "a step could not be stored");

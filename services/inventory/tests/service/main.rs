@@ -1,5 +1,6 @@
 //! The whole service on a real file, through its step handlers and its gRPC methods.
 
+mod faults;
 mod overselling;
 mod postgres;
 mod queries;

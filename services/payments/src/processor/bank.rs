@@ -17,7 +17,7 @@ use super::rules::{self, Method};
 use super::{Processor, ProcessorError, Request};
 use crate::domain::{Answer, Operation};
 
-/// How long `pm_slow` takes.
+/// How long `pm_slow` takes for the first call of each key.
 const SLOW: Duration = Duration::from_secs(3);
 /// How many calls of each key `pm_flaky` refuses.
 const FLAKY_CALLS: i64 = 2;
@@ -144,7 +144,7 @@ impl Processor for Bank {
             let Work::Done { answer, first } = work else {
                 return Err(ProcessorError::Unavailable("try again".to_owned()));
             };
-            if method == Some(Method::Slow) {
+            if first && method == Some(Method::Slow) {
                 tokio::time::sleep(SLOW).await;
             }
             if first && method.is_some_and(|method| method.is_silent(request.operation)) {
@@ -315,6 +315,27 @@ mod tests {
         }
         assert!(matches!(
             bank.perform(&capture).await,
+            Ok(Answer::Approved { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn slow_keeps_the_first_caller_waiting_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let bank = Bank::open(&folder.path().join("bank.db")).await.unwrap();
+        let authorize = request("p", Operation::Authorize, Method::Slow);
+        let done = async {
+            while bank.status(&authorize.key).await.unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = done => {}
+            answer = bank.perform(&authorize) => panic!("answered {answer:?} at once"),
+        }
+        assert!(matches!(
+            bank.perform(&authorize).await,
             Ok(Answer::Approved { .. })
         ));
     }
