@@ -5,18 +5,17 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::BodyExt as _;
 use tonic::Code;
 use tracing::Instrument as _;
 
 use crate::ERRORS;
 use crate::gateway::Gateway;
+use crate::held::held;
 use crate::limits::{Allowance, TooMany};
 use crate::problem::HttpProblem;
 
@@ -117,16 +116,6 @@ pub(crate) async fn place(
         return answer_as(problem, StatusCode::REQUEST_TIMEOUT, grpc);
     };
     held(response, place)
-}
-
-/// Keeps something until the answer's body has ended, or was given up.
-fn held(response: Response, what: impl Send + 'static) -> Response {
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _held = &what;
-            frame
-        }))
-    })
 }
 
 /// A panic in a handler is a problem for its caller alone.
@@ -304,7 +293,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_a_problem_that_tells_nothing() {
+        use axum::body::Body;
         use axum::routing::get;
+        use http_body_util::BodyExt as _;
         use tower::ServiceExt as _;
         async fn failing() -> &'static str {
             panic!("a secret")

@@ -11,6 +11,7 @@ pub mod dev_key;
 mod door;
 pub mod gateway;
 pub mod grpc;
+mod held;
 pub mod keys;
 pub mod limits;
 pub mod problem;

@@ -128,6 +128,11 @@ async fn odd_requests_get_proper_answers() -> Outcome {
         ),
         ("no-store", "nosniff")
     );
+    assert_eq!(
+        listed.header("content-length"),
+        listed.body.len().to_string(),
+        "the length of an answer is known"
+    );
     // A subject that would not survive being written into a header or a log line.
     let mut claims = rig.claims("ann");
     claims["sub"] = json!("ann\r\nx: y");
