@@ -48,7 +48,7 @@ fix: ## Format and apply the fixes that the lints offer
 .PHONY: bench
 bench: ## Measure sagas per second, latency and memory, on the binaries as shipped
 	$(CARGO) build --profile dist --workspace --bins
-	@$(TARGET)/dist/bench $(ARGS)
+	@$(TARGET)/dist/bench-sagas $(ARGS)
 
 .PHONY: tools
 tools: ## Say which tools are here and how to get the others
