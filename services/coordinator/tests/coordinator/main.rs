@@ -6,6 +6,7 @@ mod held_back;
 mod operators;
 mod queries;
 mod restart;
+mod shapes;
 mod starts;
 mod streams;
 mod support;
