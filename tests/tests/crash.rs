@@ -16,12 +16,13 @@ const CUSTOMERS: usize = 4;
 const BETWEEN: usize = 8;
 const STOCKED: u64 = 100_000;
 
-/// How one customer pays, in turn. Only the first one's bank is flaky: several at once would open the circuit breaker
-/// around it for a minute.
+/// How one customer pays, in turn. Flaky and slow banks have one order each: failures of several in a row would open the
+/// circuit breaker around the bank for a minute.
 fn payment_method(customer: usize, order: usize) -> &'static str {
-    match order % 4 {
-        1 if customer == 0 => "pm_flaky",
-        2 => "pm_declined",
+    match (customer, order) {
+        (0, 1) => "pm_flaky",
+        (1, _) if order % 16 == 3 => "pm_slow",
+        _ if order % 4 == 2 => "pm_declined",
         _ => "pm_ok",
     }
 }
