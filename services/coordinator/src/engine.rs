@@ -157,21 +157,21 @@ impl Engine {
         let token = self.tasks.token();
         let (failed, mut again) = mpsc::unbounded_channel::<Owed>();
         let mut batch = Vec::new();
+        let mut later = Vec::new();
+        let retry = tokio::time::sleep(RETRY_AFTER);
+        tokio::pin!(retry);
         loop {
             tokio::select! {
                 biased;
                 () = token.cancelled() => return,
-                taken = owed.recv_many(&mut batch, 256) => if taken == 0 { return },
-                Some(first) = again.recv() => {
-                    batch.push(first);
-                    tokio::select! {
-                        () = tokio::time::sleep(RETRY_AFTER) => {}
-                        () = token.cancelled() => return,
+                () = &mut retry, if !later.is_empty() => batch.append(&mut later),
+                Some(next) = again.recv() => {
+                    if later.is_empty() {
+                        retry.as_mut().reset(tokio::time::Instant::now() + RETRY_AFTER);
                     }
-                    while let Ok(next) = again.try_recv() {
-                        batch.push(next);
-                    }
+                    later.push(next);
                 }
+                taken = owed.recv_many(&mut batch, 256) => if taken == 0 { return },
             }
             for (stream, command) in batch.drain(..) {
                 self.post(stream, command, &failed);
@@ -191,6 +191,9 @@ impl Engine {
             }
             Err(ExecuteError::Rejected(rejection)) => {
                 tracing::debug!(saga = owed.0.key(), %rejection, "nothing waits for this any more");
+            }
+            Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
+                tracing::error!(saga = owed.0.key(), %error, "the saga cannot go on: its record cannot be read");
             }
             Err(ExecuteError::Overloaded | ExecuteError::Storage(_)) => drop(failed.send(owed)),
         });

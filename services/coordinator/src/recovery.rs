@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chassis::Env;
 use ledger::sql::Dynamic;
-use ledger::{Ledger, StreamId, params};
+use ledger::{ExecuteError, Ledger, StreamId, params};
 use tokio::time::Instant;
 
 use crate::config::Options;
@@ -83,6 +83,7 @@ async fn load_kind(
 async fn load_open(ledger: &Ledger<Coordinator>, dispatch: &Dispatch) -> anyhow::Result<usize> {
     let mut after = String::new();
     let mut open = 0;
+    let mut unreadable = 0_u32;
     loop {
         let sql = "SELECT saga_id FROM saga WHERE end_time IS NULL AND saga_id > $1 ORDER BY saga_id LIMIT $2";
         let rows = ledger
@@ -94,6 +95,7 @@ async fn load_open(ledger: &Ledger<Coordinator>, dispatch: &Dispatch) -> anyhow:
             .map(|row| row.get::<String>(0))
             .collect::<Result<Vec<_>, _>>()?;
         let Some(last) = ids.last() else {
+            metrics::gauge!("saga_unreadable").set(f64::from(unreadable));
             return Ok(open);
         };
         after.clone_from(last);
@@ -105,7 +107,14 @@ async fn load_open(ledger: &Ledger<Coordinator>, dispatch: &Dispatch) -> anyhow:
         });
         let mut states = Vec::with_capacity(ids.len());
         for (stream, executed) in futures_util::future::join_all(resumed).await {
-            let executed = executed.with_context(|| format!("{stream} cannot be resumed"))?;
+            let executed = match executed {
+                Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
+                    tracing::error!(saga = stream.key(), %error, "an open saga is left alone: its record cannot be read");
+                    unreadable += 1;
+                    continue;
+                }
+                executed => executed.with_context(|| format!("{stream} cannot be resumed"))?,
+            };
             if let Reply::Resumed(state) = executed.reply {
                 states.push((stream, state));
             }

@@ -19,11 +19,19 @@ fn lower(byte: u8) -> bool {
 }
 
 /// 1 to 128 characters of [A-Za-z0-9._:-].
-pub(super) fn saga_id(found: &mut Violations, field: &str, id: &str) {
-    if !is_name(id, 128, |byte| {
+pub(super) fn is_saga_id(id: &str) -> bool {
+    is_name(id, 128, |byte| {
         byte.is_ascii_alphanumeric() || b"._:-".contains(&byte)
-    }) {
-        found.add(field, "must have 1 to 128 characters of [A-Za-z0-9._:-]");
+    })
+}
+
+/// What an id of a saga must be.
+pub(super) const SAGA_ID: &str = "must have 1 to 128 characters of [A-Za-z0-9._:-]";
+
+/// See [`SAGA_ID`].
+pub(super) fn saga_id(found: &mut Violations, field: &str, id: &str) {
+    if !is_saga_id(id) {
+        found.add(field, SAGA_ID);
     }
 }
 

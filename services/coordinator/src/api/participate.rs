@@ -2,18 +2,21 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use chassis::{Problem, Violations, timestamp};
 use futures_util::Stream;
 use ledger::ExecuteError;
+use prost::Message as _;
 use sagamesh_api::saga::v1::participant_service_server::ParticipantService;
 use sagamesh_api::saga::v1::{
-    self as pb, Failure, Heartbeat, Hello, ParticipateRequest, ParticipateResponse, ResultAck,
-    ResultStatus, Welcome,
+    self as pb, Failure, Hello, ParticipateRequest, ParticipateResponse, ResultAck, ResultStatus,
+    Welcome,
 };
-use sagamesh_api::saga::v1::{participate_request, participate_response, result::Outcome};
+use sagamesh_api::saga::v1::{participate_request, result::Outcome};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -32,6 +35,11 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCES: u32 = 3;
 const MOST_CREDITS: u32 = 100_000;
 const MOST_ACTIONS: usize = 256;
+/// Most bytes of results of one stream that wait to be recorded; it is not read from meanwhile.
+const MOST_WAITING_BYTES: u32 = 16 << 20;
+/// What a small result counts for.
+const LEAST_BYTES: u32 = 1 << 10;
+const LONGEST_STEP_NAME: usize = 128;
 
 #[tonic::async_trait]
 impl ParticipantService for Participants {
@@ -67,6 +75,7 @@ impl ParticipantService for Participants {
             engine: engine.clone(),
             session,
             gone: gone.clone(),
+            room: Arc::new(Semaphore::new(MOST_WAITING_BYTES as usize)),
         };
         engine
             .tasks
@@ -174,6 +183,8 @@ struct Reader {
     engine: Engine,
     session: SessionId,
     gone: CancellationToken,
+    /// Bytes of results that may still come before earlier ones are on record.
+    room: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -202,15 +213,23 @@ impl Reader {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let stop = self.engine.tasks.token();
+        let mut held: Option<(pb::Result, u32)> = None;
         loop {
+            let weight = held.as_ref().map_or(0, |(_, weight)| *weight);
             tokio::select! {
                 biased;
-                message = inbound.message() => match message {
-                    // A connection that broke ends like one that was closed: the participant comes again.
-                    Ok(None) | Err(_) => return Ok(()),
-                    Ok(Some(request)) => {
+                // Of a connection that broke nobody sees the status; a message that is too large or garbled is answered with it.
+                message = inbound.message(), if held.is_none() => match message? {
+                    None => return Ok(()),
+                    Some(request) => {
                         heard = Instant::now();
-                        self.take(request)?;
+                        held = self.take(request)?;
+                    }
+                },
+                room = Arc::clone(&self.room).acquire_many_owned(weight), if held.is_some() => {
+                    heard = Instant::now();
+                    if let (Some((result, _)), Ok(room)) = (held.take(), room) {
+                        self.result(result, room)?;
                     }
                 },
                 () = self.gone.cancelled() => return Ok(()),
@@ -222,19 +241,25 @@ impl Reader {
                         let message = format!("nothing came for {:?}: send a Heartbeat at least every {interval:?}", interval * SILENCES);
                         return Err(problem(Code::DeadlineExceeded, "STREAM_SILENT", message).into());
                     }
-                    let beat = participate_response::Message::Heartbeat(Heartbeat::default());
                     let session = self.session;
-                    self.engine.dispatch.with(|hub, _| hub.send(session, beat));
+                    self.engine.dispatch.with(|hub, _| hub.heartbeat(session));
                 }
             }
         }
     }
 
-    fn take(&self, request: ParticipateRequest) -> Result<(), Status> {
+    /// Takes a message. Gives a result back, with its weight, while there is no room for it.
+    fn take(&self, request: ParticipateRequest) -> Result<Option<(pb::Result, u32)>, Status> {
         use participate_request::Message;
         let (dispatch, session) = (&self.engine.dispatch, self.session);
         match request.message {
-            Some(Message::Result(result)) => self.result(result),
+            Some(Message::Result(result)) => {
+                let weight = weight(&result);
+                match Arc::clone(&self.room).try_acquire_many_owned(weight) {
+                    Ok(room) => self.result(result, room)?,
+                    Err(_) => return Ok(Some((result, weight))),
+                }
+            }
             Some(Message::Credit(credit)) => {
                 if credit.commands == 0 || credit.commands > MOST_CREDITS {
                     let message =
@@ -266,26 +291,32 @@ impl Reader {
                 .into());
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn result(&self, mut result: pb::Result) {
+    fn result(&self, mut result: pb::Result, room: OwnedSemaphorePermit) -> Result<(), Status> {
         let (session, token) = (self.session, result.lease_token);
         if let Err(why) = check_result(&mut result, self.engine.options.max_payload_bytes) {
-            return self
-                .engine
-                .dispatch
-                .with(|hub, _| acknowledge(hub, session, token, ResultStatus::Invalid, why));
+            let taken = self.engine.dispatch.with(|hub, _| {
+                let taken = hub.received(session);
+                acknowledge(hub, session, token, ResultStatus::Invalid, why);
+                taken
+            });
+            return if taken { Ok(()) } else { Err(not_read()) };
         }
-        let reported = self.engine.dispatch.with(|hub, _| {
-            hub.received(session);
-            hub.reported(&result)
-        });
+        let reported = self
+            .engine
+            .dispatch
+            .with(|hub, _| hub.received(session).then(|| hub.reported(&result)));
+        let Some(reported) = reported else {
+            return Err(not_read());
+        };
         let stream = match reported {
             Reported::Live(stream) => stream,
             Reported::Unawaited => saga_stream(&result.saga_id),
         };
         let dispatch = self.engine.dispatch.clone();
+        let saga = stream.clone();
         let command = self
             .engine
             .command(stream, saga::Command::Result(Box::new(result)), false);
@@ -303,11 +334,31 @@ impl Reader {
                 Err(ExecuteError::Rejected(rejection)) => {
                     (ResultStatus::Invalid, rejection.to_string())
                 }
+                // It would fail again for ever, so it is not asked for again.
+                Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
+                    tracing::error!(saga = saga.key(), %error, "a result is dropped: its saga cannot be read");
+                    let message = "the saga's record cannot be read: the coordinator's operators must look at it";
+                    (ResultStatus::Invalid, message.to_owned())
+                }
                 Ok(_) | Err(_) => return unrecorded(&dispatch, session, token),
             };
+            drop(room);
             dispatch.with(|hub, _| acknowledge(hub, session, token, status, message));
         });
+        Ok(())
     }
+}
+
+/// What a result counts for while it waits to be recorded.
+fn weight(result: &pb::Result) -> u32 {
+    u32::try_from(result.encoded_len())
+        .unwrap_or(u32::MAX)
+        .clamp(LEAST_BYTES, MOST_WAITING_BYTES)
+}
+
+fn not_read() -> Status {
+    let message = "too many acknowledgements wait to be read on this stream: read what comes while sending results";
+    problem(Code::ResourceExhausted, "STREAM_NOT_READ", message).into()
 }
 
 /// The result is not on record: the stream ends, so that the participant connects again and sends it again.
@@ -336,6 +387,15 @@ fn acknowledge(
 
 /// Refuses what makes no sense by itself, and cuts what is too long to keep.
 fn check_result(result: &mut pb::Result, max_bytes: usize) -> Result<(), String> {
+    if !check::is_saga_id(&result.saga_id) {
+        return Err(format!("saga_id {}", check::SAGA_ID));
+    }
+    if result.step.len() > LONGEST_STEP_NAME {
+        return Err(format!(
+            "step takes {} bytes; at most {LONGEST_STEP_NAME} are accepted",
+            result.step.len()
+        ));
+    }
     match &mut result.outcome {
         None => Err(
             "the result has no outcome: set success, rejection, transient or unknown".to_owned(),
@@ -367,6 +427,7 @@ fn shorten(failure: &mut Failure) {
 pub struct Outbound {
     dispatch: Dispatch,
     session: SessionId,
+    /// Messages that were taken already; none of them is a command.
     messages: VecDeque<ParticipateResponse>,
     _gone: DropGuard,
 }
@@ -384,9 +445,9 @@ impl Stream for Outbound {
         });
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(this.messages.pop_front().map(Ok)),
-            Poll::Ready(Some(End::Finished)) => Poll::Ready(None),
-            Poll::Ready(Some(End::Refused(status))) => Poll::Ready(Some(Err(status))),
+            Poll::Ready(Ok(message)) => Poll::Ready(Some(Ok(message))),
+            Poll::Ready(Err(End::Finished)) => Poll::Ready(None),
+            Poll::Ready(Err(End::Refused(status))) => Poll::Ready(Some(Err(status))),
         }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Session {
     pub(crate) in_flight: u32,
     /// Results that came and are not acknowledged.
     pub(crate) unacknowledged: u32,
+    /// Acknowledgements in the outbox.
+    pub(crate) acks: usize,
     pub(crate) connected: i64,
     pub(crate) draining: bool,
     pub(crate) outbox: VecDeque<ParticipateResponse>,
@@ -37,6 +39,10 @@ pub(crate) enum End {
 /// Most messages that are handed to the transport at one time.
 const HANDED_OVER: usize = 64;
 
+fn is_ack(response: &ParticipateResponse) -> bool {
+    matches!(response.message, Some(Message::ResultAck(_)))
+}
+
 impl Session {
     pub(crate) fn new(participant: usize, mut hello: pb::Hello, now: i64) -> Self {
         hello.actions.sort_unstable();
@@ -48,6 +54,7 @@ impl Session {
             credits: hello.credits,
             in_flight: 0,
             unacknowledged: 0,
+            acks: 0,
             connected: now,
             draining: false,
             outbox: VecDeque::new(),
@@ -80,13 +87,27 @@ impl Session {
         });
     }
 
-    /// Moves waiting messages to the stream.
-    pub(crate) fn hand_over(&mut self, into: &mut VecDeque<ParticipateResponse>) {
-        if self.outbox.len() <= HANDED_OVER && into.is_empty() {
-            std::mem::swap(&mut self.outbox, into);
-        } else {
-            into.extend(self.outbox.drain(..HANDED_OVER.min(self.outbox.len())));
+    /// Takes the next message, and moves what follows it up to the next command into `into`: a command is only taken when it is
+    /// written at once, so that one that was not written can go elsewhere.
+    pub(crate) fn hand_over(
+        &mut self,
+        into: &mut VecDeque<ParticipateResponse>,
+    ) -> Option<ParticipateResponse> {
+        let first = self.outbox.pop_front()?;
+        self.acks -= usize::from(is_ack(&first));
+        if matches!(first.message, Some(Message::Command(_))) {
+            return Some(first);
         }
+        for _ in 1..HANDED_OVER {
+            match self.outbox.front() {
+                Some(next) if !matches!(next.message, Some(Message::Command(_))) => {
+                    self.acks -= usize::from(is_ack(next));
+                    into.extend(self.outbox.pop_front());
+                }
+                _ => break,
+            }
+        }
+        Some(first)
     }
 
     /// Takes a command back that was not handed to the transport yet.

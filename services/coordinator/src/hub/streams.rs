@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
 use sagamesh_api::saga::v1::participate_response::Message;
-use sagamesh_api::saga::v1::{Drain, Hello, ParticipateResponse, ResultAck, Welcome};
+use sagamesh_api::saga::v1::{Drain, Heartbeat, Hello, ParticipateResponse, ResultAck, Welcome};
 use tonic::Status;
 
 use super::Hub;
@@ -13,6 +13,8 @@ use super::session::{End, Session, SessionId};
 
 /// Credits beyond this are not counted.
 const MOST_CREDITS: u32 = 1_000_000;
+/// A peer that leaves more acknowledgements than this unread is given up.
+const MOST_ACKS: usize = 16_384;
 
 impl Hub {
     /// A participant said Hello. An earlier stream of the same instance ends with `replaced`.
@@ -157,17 +159,29 @@ impl Hub {
         }
     }
 
-    /// A result came on a stream; it will be acknowledged.
-    pub(crate) fn received(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.unacknowledged += 1;
+    /// A result came on a stream; it will be acknowledged. False if the peer does not read its acknowledgements: then it is not
+    /// taken, and what waits to be written is dropped.
+    pub(crate) fn received(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return true;
+        };
+        if session.acks >= MOST_ACKS {
+            self.close_session(id);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.outbox.clear();
+                session.acks = 0;
+            }
+            return false;
         }
+        session.unacknowledged += 1;
+        true
     }
 
     /// A result is on record, or was refused.
     pub(crate) fn acknowledge(&mut self, id: SessionId, ack: ResultAck) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.unacknowledged = session.unacknowledged.saturating_sub(1);
+            session.acks += 1;
         }
         self.send(id, Message::ResultAck(ack));
     }
@@ -180,34 +194,42 @@ impl Hub {
         }
     }
 
-    /// What is to be written to a stream next: moves it into `into`, or says how the stream ends, or remembers `waker`.
+    /// A sign of life, unless something waits to be written anyway.
+    pub(crate) fn heartbeat(&mut self, id: SessionId) {
+        if self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| session.outbox.is_empty())
+        {
+            self.send(id, Message::Heartbeat(Heartbeat::default()));
+        }
+    }
+
+    /// What is to be written to a stream now, with messages that may follow it in `into`; or how the stream ends; or nothing yet, and
+    /// `waker` is remembered.
     pub(crate) fn poll_outbox(
         &mut self,
         id: SessionId,
         into: &mut VecDeque<ParticipateResponse>,
         waker: &Waker,
         now: i64,
-    ) -> Poll<Option<End>> {
+    ) -> Poll<Result<ParticipateResponse, End>> {
         let Some(session) = self.sessions.get_mut(&id) else {
-            return Poll::Ready(Some(End::Finished));
+            return Poll::Ready(Err(End::Finished));
         };
-        if session.outbox.is_empty() {
+        let Some(response) = session.hand_over(into) else {
             if let Some(end) = &session.end {
-                return Poll::Ready(Some(end.clone()));
+                return Poll::Ready(Err(end.clone()));
             }
             match &mut session.waker {
                 Some(known) => known.clone_from(waker),
                 none => *none = Some(waker.clone()),
             }
             return Poll::Pending;
+        };
+        if let Some(Message::Command(command)) = &response.message {
+            self.sent(command.lease_token, id, now);
         }
-        session.hand_over(into);
-        for response in into.iter() {
-            if let Some(Message::Command(command)) = &response.message {
-                let token = command.lease_token;
-                self.sent(token, id, now);
-            }
-        }
-        Poll::Ready(None)
+        Poll::Ready(Ok(response))
     }
 }

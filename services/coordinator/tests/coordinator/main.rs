@@ -1,5 +1,6 @@
 //! The coordinator over real streams and a real database in a temporary folder.
 
+mod damage;
 mod definitions;
 mod forward;
 mod held_back;
