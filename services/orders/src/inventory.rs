@@ -14,8 +14,6 @@ use crate::errors::ERRORS;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Failures in a row that open the breaker.
 const FAILURES: u32 = 5;
-/// How long it stays open before one call probes.
-const RECOVERY: Duration = Duration::from_secs(60);
 /// When to try again after a single failure.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -29,12 +27,12 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Inventory at this address.
+    /// Inventory at this address; its breaker stays open for `recovery` before one call probes.
     #[must_use]
-    pub fn new(peer: &str, env: &Env, tasks: &Tasks) -> Self {
+    pub fn new(peer: &str, recovery: Duration, env: &Env, tasks: &Tasks) -> Self {
         Self {
             client: InventoryServiceClient::new(chassis::channel(env, peer)),
-            breaker: Breaker::new(FAILURES, RECOVERY),
+            breaker: Breaker::new(FAILURES, recovery),
             env: env.clone(),
             tasks: tasks.clone(),
         }

@@ -51,6 +51,8 @@ mod steps;
 mod traces;
 mod watch;
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use chassis::{ChassisConfig, Process};
 use ledger::{CommitterOptions, FeedService, Ledger, StoreConfig};
@@ -96,6 +98,9 @@ pub struct Config {
         value_name = "URL"
     )]
     pub inventory: String,
+    /// How long inventory's circuit breaker stays open before one call probes; units ms, s, m, h.
+    #[arg(long, env = "SAGAMESH_BREAKER_RECOVERY", default_value = "60s", value_parser = chassis::config::parse_duration, value_name = "TIME")]
+    pub breaker_recovery: Duration,
 }
 
 /// Runs the service until shutdown.
@@ -134,7 +139,7 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     steps::participate(&ledger, &config.coordinator, &ids, &env, &tasks)
         .context("cannot take part in sagas")?;
 
-    let inventory = Inventory::new(&config.inventory, &env, &tasks);
+    let inventory = Inventory::new(&config.inventory, config.breaker_recovery, &env, &tasks);
     let service = service::Service {
         ledger: ledger.clone(),
         queries,

@@ -81,6 +81,9 @@ pub struct Config {
     /// How long a call to the payment processor may take; units ms, s, m, h.
     #[arg(long, env = "SAGAMESH_PROCESSOR_TIMEOUT", default_value = "10s", value_parser = chassis::config::parse_duration, value_name = "TIME")]
     pub processor_timeout: Duration,
+    /// How long the processor's circuit breaker stays open before one call probes; units ms, s, m, h.
+    #[arg(long, env = "SAGAMESH_BREAKER_RECOVERY", default_value = "60s", value_parser = chassis::config::parse_duration, value_name = "TIME")]
+    pub breaker_recovery: Duration,
 }
 
 /// Runs the service until shutdown.
@@ -91,7 +94,12 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let env = process.env.clone();
     let ledger = open(&config.store, &env, &process.tasks).await?;
     let bank = Bank::open(&config.store.data_dir.join("bank.db")).await?;
-    let processor = Guarded::new(Arc::new(bank), env.clone(), config.processor_timeout);
+    let processor = Guarded::new(
+        Arc::new(bank),
+        env.clone(),
+        config.processor_timeout,
+        config.breaker_recovery,
+    );
     let participant = Participant::builder(SERVICE, &config.coordinator, &env)
         .concurrency(config.step_concurrency);
     Steps::new(ledger.clone(), processor)

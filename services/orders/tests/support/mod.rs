@@ -115,6 +115,7 @@ impl World {
             store: self.store.clone(),
             coordinator: self.coordinator.url(),
             inventory: self.inventory.url(),
+            breaker_recovery: Duration::from_secs(60),
         };
         let (env, tasks) = (process.env.clone(), process.tasks.clone());
         let address = format!("http://{}", process.grpc_addr());

@@ -11,8 +11,6 @@ use crate::domain::{Answer, Operation};
 
 /// Consecutive failures that open the breaker.
 const FAILURES: u32 = 5;
-/// How long it stays open.
-const RECOVERY: Duration = Duration::from_secs(60);
 
 /// A call that brought no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,11 +36,16 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Guards `processor`: a call takes at most `timeout`.
-    pub fn new(processor: Arc<dyn Processor>, env: Env, timeout: Duration) -> Self {
+    /// Guards `processor`: a call takes at most `timeout`, and an open breaker lets one call probe after `recovery`.
+    pub fn new(
+        processor: Arc<dyn Processor>,
+        env: Env,
+        timeout: Duration,
+        recovery: Duration,
+    ) -> Self {
         Self {
             processor,
-            breaker: Breaker::new(FAILURES, RECOVERY),
+            breaker: Breaker::new(FAILURES, recovery),
             env,
             timeout,
         }
@@ -184,7 +187,12 @@ mod tests {
     #[tokio::test]
     async fn silence_ends_after_the_limit_and_five_failures_open_the_breaker() {
         let most = Duration::from_millis(40);
-        let guarded = Guarded::new(Arc::new(Scripted), Env::system(), most);
+        let guarded = Guarded::new(
+            Arc::new(Scripted),
+            Env::system(),
+            most,
+            Duration::from_secs(60),
+        );
         let (limit, long) = (Duration::from_millis(10), Duration::from_secs(60));
         assert!(guarded.perform(&request("0"), long).await.is_ok());
         for _ in 0..7 {

@@ -46,7 +46,12 @@ impl Shop {
         let bank = Bank::open(&folder.join("bank.db"))
             .await
             .expect("the bank opens");
-        let processor = Guarded::new(Arc::new(bank.clone()), env, PROCESSOR_TIMEOUT);
+        let processor = Guarded::new(
+            Arc::new(bank.clone()),
+            env,
+            PROCESSOR_TIMEOUT,
+            Duration::from_secs(60),
+        );
         let steps = Steps::new(ledger.clone(), processor);
         let api = PaymentApi::new(ledger.clone());
         Self {
