@@ -1,11 +1,13 @@
 //! The coordinator's process.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use coordinator::Config;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let config = Config::parse();
-    chassis::run("coordinator", config.chassis.clone(), move |process| {
+    chassis::main("coordinator", config.chassis.clone(), move |process| {
         coordinator::run(config, process)
     })
 }

@@ -141,15 +141,12 @@ impl ledger::Projection for SagaTable {
         tx: &'a mut Tx,
         events: &'a [Recorded],
     ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let applied = self.apply_all(tx, events).await;
-            if applied.is_err() {
-                // The transaction is rolled back: what memory holds may be ahead of the tables.
-                self.open.clear();
-                self.versions.clear();
-            }
-            applied
-        })
+        Box::pin(self.apply_all(tx, events))
+    }
+
+    fn rolled_back(&mut self) {
+        self.open.clear();
+        self.versions.clear();
     }
 }
 
@@ -358,6 +355,11 @@ fn fold(saga: &mut pb::Saga, event: &SagaEvent, pivot: &str) {
             Some(Kind::Aborted(aborted)) => {
                 saga.aborted = Some(aborted.clone());
                 saga.pivot_dispatched = false;
+                // Nobody waits for a stalled step any more.
+                saga.steps.retain_mut(|step| {
+                    step.stalled = false;
+                    step.state() == StepState::Parked
+                });
             }
             Some(Kind::Ended(ended)) => {
                 saga.state = ended.state;

@@ -53,6 +53,29 @@ pub enum Reported {
     Unawaited,
 }
 
+/// A command that a stream gave back: nothing was done, and it says nothing about what other streams can do.
+#[derive(Clone, Copy)]
+enum Declined {
+    /// The stream takes no more.
+    Draining,
+    /// It takes no more of this action.
+    NoHandler,
+    /// It has no room now.
+    Busy,
+}
+
+fn declined(result: &pb::Result) -> Option<Declined> {
+    let Some(Outcome::Transient(failure)) = &result.outcome else {
+        return None;
+    };
+    match failure.reason.as_str() {
+        "DRAINING" => Some(Declined::Draining),
+        "ACTION_NOT_REGISTERED" => Some(Declined::NoHandler),
+        "NO_CREDIT" | "NO_ROOM" => Some(Declined::Busy),
+        _ => None,
+    }
+}
+
 impl Attempt {
     pub(super) fn expires(&self) -> (i64, UnknownCause) {
         let timeout = self.sent.saturating_add(self.timeout);
@@ -115,10 +138,12 @@ impl Hub {
             None => None,
             Some(Ok(permit)) => Some(permit),
             Some(Err(held)) => {
-                if !participant.probe_set {
-                    participant.probe_set = true;
+                let queue_state = &mut participant.queues[queue];
+                if !queue_state.probe_set {
+                    queue_state.probe_set = true;
                     let after = i64::try_from(held.0.as_millis()).unwrap_or(i64::MAX).max(1);
-                    self.timers.set(now.saturating_add(after), Due::Probe(at));
+                    self.timers
+                        .set(now.saturating_add(after), Due::Probe(at, queue));
                 }
                 return false;
             }
@@ -199,6 +224,7 @@ impl Hub {
         attempt.answered = true;
         let queue = &self.participants[attempt.participant].queues[attempt.queue];
         let permit = attempt.permit.take();
+        let declined = declined(result);
         match &result.outcome {
             Some(Outcome::Success(_)) => queue.outcomes.success.increment(1),
             Some(Outcome::Rejection(_)) => queue.outcomes.rejection.increment(1),
@@ -212,11 +238,27 @@ impl Hub {
             );
             if definite {
                 permit.success()
+            } else if declined.is_some() {
+                permit.release()
             } else {
                 permit.failure()
             }
         }
         let saga = attempt.saga.clone();
+        let stream = match attempt.place {
+            Place::Sent(stream) => stream,
+            _ => None,
+        };
+        match (declined, stream) {
+            (Some(Declined::Draining), Some(stream)) => self.drain_session(stream),
+            (Some(Declined::NoHandler), Some(stream)) => {
+                if let Some(session) = self.sessions.get_mut(&stream) {
+                    let action = &queue.action;
+                    session.actions.retain(|handled| handled != action);
+                }
+            }
+            _ => {}
+        }
         self.leave(token);
         Reported::Live(saga)
     }
@@ -266,10 +308,14 @@ impl Hub {
             self.take_back(token);
             self.leave(token);
         }
-        if let Some(attempt) = self.attempts.remove(&token)
-            && let Some(timer) = attempt.timer
-        {
+        let Some(attempt) = self.attempts.remove(&token) else {
+            return;
+        };
+        if let Some(timer) = attempt.timer {
             self.timers.remove(timer);
+        }
+        if let Some(permit) = attempt.permit {
+            permit.release();
         }
     }
 
@@ -306,7 +352,7 @@ impl Hub {
             attempt.answered = true;
             attempt.place = Place::Sent(None);
             if let Some(permit) = attempt.permit.take() {
-                permit.success();
+                permit.release();
             }
             let command = saga::Command::NeverSent {
                 step: attempt.step,
@@ -342,6 +388,8 @@ impl Hub {
             cause,
         };
         self.out.commands.push((attempt.saga.clone(), command));
+        let participant = attempt.participant;
+        self.touch(participant);
     }
 
     fn meter(&self, at: usize) {

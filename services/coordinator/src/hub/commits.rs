@@ -276,8 +276,8 @@ impl Hub {
             match self.timers.pop(now) {
                 None => return false,
                 Some(Due::Attempt(token)) => self.expired(token, now),
-                Some(Due::Probe(at)) => {
-                    self.participants[at].probe_set = false;
+                Some(Due::Probe(at, queue)) => {
+                    self.participants[at].queues[queue].probe_set = false;
                     self.touch(at);
                 }
                 Some(Due::Saga(stream, timer)) => {

@@ -14,6 +14,8 @@ mod queues;
 mod report;
 mod session;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::collections::{BTreeMap, HashMap};

@@ -25,7 +25,6 @@ pub(crate) struct Participant {
     /// Connected streams, in the order in which they connected.
     pub(crate) sessions: Vec<SessionId>,
     pub(crate) breakers: BTreeMap<String, Breaker>,
-    pub(crate) probe_set: bool,
     /// Where the next round over the queues begins.
     pub(crate) next_queue: usize,
     pub(crate) next_session: usize,
@@ -67,7 +66,6 @@ impl Participant {
             queues: Vec::new(),
             sessions: Vec::new(),
             breakers: BTreeMap::new(),
-            probe_set: false,
             next_queue: 0,
             next_session: 0,
             dirty: false,
@@ -116,6 +114,8 @@ pub(crate) struct Queue {
     /// Tokens. One whose attempt is gone is skipped.
     pub(crate) waiting: VecDeque<u64>,
     pub(crate) breaker: Option<Breaker>,
+    /// A timer is set for when the breaker may let a probe through.
+    pub(crate) probe_set: bool,
     pub(crate) attempts: Counter,
     pub(crate) outcomes: Outcomes,
 }
@@ -152,6 +152,7 @@ impl Queue {
             urgent,
             waiting: VecDeque::new(),
             breaker,
+            probe_set: false,
             attempts,
             outcomes: Outcomes {
                 success: counter("success"),

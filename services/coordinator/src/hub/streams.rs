@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
+use chassis::Permit;
 use sagamesh_api::saga::v1::participate_response::Message;
 use sagamesh_api::saga::v1::{Drain, Heartbeat, Hello, ParticipateResponse, ResultAck, Welcome};
 use tonic::Status;
@@ -70,6 +71,28 @@ impl Hub {
             return;
         };
         let at = session.participant;
+        self.requeue_unsent(id);
+        for attempt in self.attempts.values_mut() {
+            if matches!(attempt.place, Place::Sent(Some(place)) if place == id) {
+                attempt.place = Place::Sent(None);
+                // Nobody may answer a probe on a stream that is gone; another one is due after the recovery time.
+                if attempt.permit.as_ref().is_some_and(Permit::is_probe)
+                    && let Some(permit) = attempt.permit.take()
+                {
+                    permit.failure();
+                }
+            }
+        }
+        self.participants[at].sessions.retain(|other| *other != id);
+        self.touch(at);
+    }
+
+    /// What was not written to a stream goes back to the front of its queues.
+    fn requeue_unsent(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let at = session.participant;
         for command in session.take_unsent().into_iter().rev() {
             let token = command.lease_token;
             let Some(attempt) = self.attempts.get_mut(&token) else {
@@ -78,20 +101,14 @@ impl Hub {
             attempt.place = Place::Queued(Box::new(command));
             // It never went out, so it says nothing about the participant.
             if let Some(permit) = attempt.permit.take() {
-                permit.success();
+                permit.release();
             }
             let participant = &mut self.participants[at];
             participant.queues[attempt.queue].waiting.push_front(token);
             participant.queued += 1;
             participant.in_flight = participant.in_flight.saturating_sub(1);
+            session.in_flight = session.in_flight.saturating_sub(1);
         }
-        for attempt in self.attempts.values_mut() {
-            if matches!(attempt.place, Place::Sent(Some(place)) if place == id) {
-                attempt.place = Place::Sent(None);
-            }
-        }
-        self.participants[at].sessions.retain(|other| *other != id);
-        self.touch(at);
     }
 
     /// Ends the outbound half of a stream once its outbox is empty. It takes no commands any more.
@@ -122,6 +139,7 @@ impl Hub {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.draining = true;
             let at = session.participant;
+            self.requeue_unsent(id);
             self.touch(at);
         }
     }

@@ -20,8 +20,8 @@ pub enum Due {
     Saga(StreamId, Timer),
     /// The timeout, or the heartbeat timeout, of the attempt with this token.
     Attempt(u64),
-    /// The breakers of this participant may let a probe through.
-    Probe(usize),
+    /// The breaker of this participant's queue may let a probe through.
+    Probe(usize, usize),
 }
 
 /// Timers by time; equal times in the order in which they were set.
