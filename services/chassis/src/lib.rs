@@ -1,6 +1,6 @@
 //! What every process of sagamesh needs: configuration, telemetry, the gRPC server, the channel to a peer, errors.
 //!
-//! A service's `main` is three lines: parse a configuration that flattens [`ChassisConfig`], call [`run`], and in
+//! A service's `main` is three lines: parse a configuration that flattens [`ChassisConfig`], call [`main()`], and in
 //! its body build tonic services and hand them to [`Process::serve`]. Everything nondeterministic (clock,
 //! randomness, listener, connector) is in [`Env`] and [`Listener`], so that the whole can run in a simulation;
 //! waiting uses `tokio::time`.
@@ -30,5 +30,5 @@ pub use config::{ChassisConfig, ServerConfig, TelemetryConfig};
 pub use env::{Clock, Connector, Entropy, Env};
 pub use listener::Listener;
 pub use problem::{Domain, Problem, Violations};
-pub use process::{Process, run};
+pub use process::{Process, main, run};
 pub use tasks::Tasks;

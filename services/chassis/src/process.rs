@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,6 +21,21 @@ use crate::{metrics, server};
 
 /// How long tasks may take to stop once the server has drained.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A whole `main`: [`run`], and its error in one line on stderr. A backtrace of ours would say nothing to an operator.
+pub fn main<F, Fut>(service: &'static str, config: ChassisConfig, body: F) -> ExitCode
+where
+    F: FnOnce(Process) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    match run(service, config, body) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Runs a process: a current-thread runtime, telemetry, signals, bound listeners, then `body`. Returns when the body
 /// has returned and every task has stopped.

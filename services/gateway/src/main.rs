@@ -1,10 +1,12 @@
 //! The gateway as a process.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let config = gateway::Config::parse();
-    chassis::run("gateway", config.chassis.clone(), |process| {
+    chassis::main("gateway", config.chassis.clone(), |process| {
         gateway::run(config, process)
     })
 }

@@ -1,11 +1,13 @@
 //! The inventory service.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use inventory::Config;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let config = Config::parse();
-    chassis::run(inventory::SERVICE, config.chassis.clone(), move |process| {
+    chassis::main(inventory::SERVICE, config.chassis.clone(), move |process| {
         inventory::run(config, process)
     })
 }

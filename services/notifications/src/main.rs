@@ -1,12 +1,14 @@
 //! The notifications service: see the library.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use notifications::Config;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let config = Config::parse();
     let chassis = config.chassis.clone();
-    chassis::run("notifications", chassis, |process| {
+    chassis::main("notifications", chassis, |process| {
         notifications::run(config, process)
     })
 }

@@ -1,11 +1,13 @@
 //! The payments service.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use payments::Config;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let config = Config::parse();
-    chassis::run(payments::SERVICE, config.chassis.clone(), move |process| {
+    chassis::main(payments::SERVICE, config.chassis.clone(), move |process| {
         payments::run(config, process)
     })
 }

@@ -1,11 +1,13 @@
 //! The `loyalty` service.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use participant_example::Config;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let config = Config::parse();
-    chassis::run("loyalty", config.chassis.clone(), |process| {
+    chassis::main("loyalty", config.chassis.clone(), |process| {
         participant_example::run(config, process)
     })
 }
