@@ -355,11 +355,8 @@ fn fold(saga: &mut pb::Saga, event: &SagaEvent, pivot: &str) {
             Some(Kind::Aborted(aborted)) => {
                 saga.aborted = Some(aborted.clone());
                 saga.pivot_dispatched = false;
-                // Nobody waits for a stalled step any more.
-                saga.steps.retain_mut(|step| {
-                    step.stalled = false;
-                    step.state() == StepState::Parked
-                });
+                // Whatever was parked or stalled on the way forward is settled: nobody waits for it any more.
+                saga.steps.clear();
             }
             Some(Kind::Ended(ended)) => {
                 saga.state = ended.state;
@@ -393,5 +390,34 @@ fn attend(saga: &mut pb::Saga, name: &str, mark: impl FnOnce(&mut StepStatus)) {
     }
     if let Some(step) = saga.steps.iter_mut().find(|step| step.name == name) {
         mark(step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sagamesh_api::saga::v1::{Aborted, Parked, Stalled, Transition};
+
+    use super::*;
+
+    #[test]
+    fn what_was_stalled_or_parked_needs_no_attention_once_the_saga_is_undone() {
+        let step = "pay".to_owned();
+        let stalled = Kind::Stalled(Stalled { step: step.clone() });
+        let parked = Kind::Parked(Parked {
+            step,
+            ..Parked::default()
+        });
+        let event = |kind| SagaEvent {
+            transitions: vec![Transition { kind: Some(kind) }],
+            ..SagaEvent::default()
+        };
+        for kind in [stalled, parked] {
+            let mut saga = pb::Saga::default();
+            fold(&mut saga, &event(kind), "pay");
+            assert_eq!(saga.attention, ["pay"]);
+            fold(&mut saga, &event(Kind::Aborted(Aborted::default())), "pay");
+            assert!(saga.attention.is_empty());
+            assert_eq!(saga.state(), SagaState::Compensating);
+        }
     }
 }

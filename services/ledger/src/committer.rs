@@ -44,8 +44,11 @@ pub struct CommitterOptions {
     pub cache: usize,
     /// A snapshot is taken after so many events of one stream, if the decider makes them; 0 takes none.
     pub snapshot_every: u64,
-    /// Inbox rows are deleted after this.
+    /// Inbox rows are deleted after this, except those of barriers.
     pub inbox_retention: Duration,
+    /// Inbox rows whose keys begin with `barrier/` are deleted after this. It must be longer than any saga may take: a compensation that finds no
+    /// row of its action undoes nothing.
+    pub barrier_retention: Duration,
     /// How often a database with several writers is asked for what the others wrote.
     pub poll: Duration,
 }
@@ -60,6 +63,7 @@ impl Default for CommitterOptions {
             cache: 100_000,
             snapshot_every: 200,
             inbox_retention: Duration::from_secs(7 * 24 * 3600),
+            barrier_retention: Duration::from_secs(400 * 24 * 3600),
             poll: Duration::from_millis(50),
         }
     }
@@ -139,6 +143,8 @@ struct Inner<D: Decider> {
     snapshots: Vec<SnapshotRow>,
     /// Streams or whole reads that failed, for this round's commands.
     failed: HashMap<StreamId, Error>,
+    /// Streams that were looked up in this round and do not exist.
+    empty: Vec<StreamId>,
     inbox: HashMap<Arc<str>, Option<Arc<[u8]>>>,
     inbox_failed: Option<Error>,
     last_batch: usize,
@@ -203,6 +209,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             arrived: Vec::new(),
             snapshots: Vec::new(),
             failed: HashMap::new(),
+            empty: Vec::new(),
             inbox: HashMap::new(),
             inbox_failed: None,
             last_batch: 0,
@@ -322,6 +329,17 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             .set(self.depth.load(Ordering::Relaxed) as f64);
         self.commit(round).await;
         self.inner.inbox.clear();
+        // They are not worth a place: whoever asks for a stream names it as they like.
+        for stream in self.inner.empty.drain(..) {
+            if self
+                .inner
+                .cache
+                .get(&stream)
+                .is_some_and(|(_, version)| version == 0)
+            {
+                self.inner.cache.remove(&stream);
+            }
+        }
         self.inner.cache.shrink();
     }
 

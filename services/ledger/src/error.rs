@@ -116,6 +116,14 @@ impl Error {
         }
     }
 
+    /// Whether doing it again cannot help: what is stored, or the program, has to change first.
+    pub fn is_permanent(&self) -> bool {
+        matches!(
+            self,
+            Error::Corrupt { .. } | Error::Newer { .. } | Error::Decode { .. } | Error::Contract(_)
+        )
+    }
+
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
         Error::Io {
             path: path.display().to_string(),

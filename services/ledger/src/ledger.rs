@@ -18,7 +18,7 @@ use crate::projection::{Followers, Projection};
 use crate::sql::{Sql, Tx};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Prune, Store};
 use crate::{Error, Recorded, StreamId};
 
 /// One database with its decider. Cheap to clone.
@@ -68,7 +68,8 @@ impl<D: Decider> Ledger<D> {
         let commits = Arc::new(AtomicU64::new(0));
         let decider = Arc::new(decider);
         let capacity = options.queue;
-        let (retention, poll) = (options.inbox_retention, options.poll);
+        let poll = options.poll;
+        let retention = (options.inbox_retention, options.barrier_retention);
         let committer = Committer::new(Parts {
             decider: Arc::clone(&decider),
             store: Arc::clone(&store),
@@ -226,16 +227,9 @@ impl<D: Decider> Ledger<D> {
         stream: &StreamId,
         after: u64,
     ) -> Result<Vec<(u64, D::Event)>, Error> {
-        let loaded = self
-            .shared
-            .store
-            .load(std::slice::from_ref(stream), false)
-            .await?;
-        let events = loaded
-            .into_iter()
-            .flat_map(|loaded| loaded.events)
-            .filter(|(version, ..)| *version > after);
+        let events = self.shared.store.tail(stream, after).await?;
         events
+            .into_iter()
             .map(|(version, type_name, data)| {
                 Ok((version, self.decider().decode(&type_name, &data)?))
             })
@@ -258,7 +252,7 @@ impl<D: Decider> Ledger<D> {
     ) -> Result<Vec<(StreamId, D::State, u64)>, Error> {
         let decider = self.decider();
         let mut states = Vec::with_capacity(streams.len());
-        for loaded in self.shared.store.load(streams, true).await? {
+        for loaded in self.shared.store.peek(streams, true).await? {
             let snapshot = loaded.snapshot.and_then(|(version, data)| {
                 Some((decider.restore(&loaded.stream, &data)?, version))
             });
@@ -272,7 +266,7 @@ impl<D: Decider> Ledger<D> {
                 false => self
                     .shared
                     .store
-                    .load(std::slice::from_ref(&loaded.stream), false)
+                    .peek(std::slice::from_ref(&loaded.stream), false)
                     .await?
                     .pop()
                     .map_or_else(Vec::new, |all| all.events),
@@ -359,9 +353,10 @@ impl Drop for EndsProcess {
 }
 
 /// Checkpoints and old inbox rows.
-async fn upkeep(store: Arc<dyn Store>, env: Env, retention: Duration, tasks: Tasks) {
+async fn upkeep(store: Arc<dyn Store>, env: Env, retention: (Duration, Duration), tasks: Tasks) {
     let token = tasks.token();
     let mut until_prune = 0u32;
+    let mut after = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
@@ -374,11 +369,21 @@ async fn upkeep(store: Arc<dyn Store>, env: Env, retention: Duration, tasks: Tas
         if until_prune > 0 {
             continue;
         }
-        let before =
-            env.clock.now_millis() - i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
-        match store.prune_inbox(before).await {
+        let before = |retention: Duration| {
+            let millis = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+            env.clock.now_millis().saturating_sub(millis)
+        };
+        let prune = Prune {
+            others_before: before(retention.0),
+            barriers_before: before(retention.1),
+            after,
+        };
+        match store.prune_inbox(prune).await {
             // More may be waiting: a few at a time, so that commits are not held up.
-            Ok(deleted) => until_prune = if deleted > 0 { 1 } else { 600 },
+            Ok(pruned) => {
+                after = pruned.after;
+                until_prune = if pruned.more { 1 } else { 600 };
+            }
             Err(error) => {
                 tracing::warn!(%error, "old inbox rows could not be deleted; it is tried again");
                 until_prune = 600;

@@ -37,6 +37,10 @@ pub trait Projection: Send + 'static {
         tx: &'a mut Tx,
         events: &'a [Recorded],
     ) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The tables are not what this projection last made of them: a transaction that it wrote in was rolled back, the tables were made again, or
+    /// another replica went ahead. Whatever it keeps in memory about them is to be forgotten.
+    fn rolled_back(&mut self) {}
 }
 
 /// The running projections.

@@ -319,6 +319,7 @@ impl Tx {
         tail: &str,
     ) -> Result<u64, Error> {
         const SIZES: [usize; 4] = [64, 16, 4, 1];
+        let numbered = self.dialect() == Dialect::Postgres;
         let mut changed = 0;
         let mut rows = rows.into_iter().peekable();
         while let Some(width) = rows.peek().map(Vec::len) {
@@ -332,7 +333,13 @@ impl Tx {
                 sql.push_str(if row == 0 { " (" } else { ", (" });
                 for column in 0..width {
                     let comma = if column == 0 { "" } else { ", " };
-                    sql.push_str(&format!("{comma}${}", row * width + column + 1));
+                    sql.push_str(comma);
+                    if numbered {
+                        sql.push_str(&format!("${}", row * width + column + 1));
+                    } else {
+                        // SQLite's driver looks numbers up by name, one after the other.
+                        sql.push('?');
+                    }
                 }
                 sql.push(')');
             }

@@ -86,6 +86,45 @@ pub(crate) struct Loaded {
     pub(crate) events: Vec<(u64, String, Vec<u8>)>,
 }
 
+/// Which inbox rows are old.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Prune {
+    /// Barrier rows from before this time, Unix milliseconds.
+    pub(crate) barriers_before: i64,
+    /// Other rows from before this time.
+    pub(crate) others_before: i64,
+    /// Up to this id only barrier rows are left.
+    pub(crate) after: i64,
+}
+
+/// How far pruning got.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pruned {
+    /// For the next [`Prune`].
+    pub(crate) after: i64,
+    /// Whether there may be more to do at once.
+    pub(crate) more: bool,
+}
+
+impl Prune {
+    /// Up to which id a window of (id, time) is old.
+    pub(crate) fn end(&self, window: &[(i64, i64)]) -> i64 {
+        window
+            .iter()
+            .take_while(|(_, time)| *time < self.others_before)
+            .last()
+            .map_or(self.after, |(id, _)| *id)
+    }
+}
+
+/// Rows after an id in time order, and what is deleted of them. Ids are in time order, so no index on time is needed.
+pub(crate) const PRUNE_WINDOW: &str =
+    "SELECT id, commit_time FROM ledger_inbox WHERE id > $1 ORDER BY id LIMIT 500";
+pub(crate) const PRUNE_OTHERS: &str =
+    "DELETE FROM ledger_inbox WHERE id > $1 AND id <= $2 AND substr(key, 1, 8) <> 'barrier/'";
+pub(crate) const PRUNE_BARRIERS: &str = "DELETE FROM ledger_inbox WHERE commit_time < $1 AND id <= \
+    (SELECT MAX(id) FROM (SELECT id FROM ledger_inbox ORDER BY id LIMIT 500) AS oldest)";
+
 /// How a transaction outside of the committer is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
@@ -113,6 +152,20 @@ pub(crate) trait Store: Send + Sync + 'static {
         streams: &'a [StreamId],
         snapshots: bool,
     ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>>;
+    /// The same for others than the committer, on connections that it does not wait for.
+    fn peek<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
+        self.load(streams, snapshots)
+    }
+    /// Version, type and data of a stream's events after a version, in order.
+    fn tail<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>>;
     /// Those of the inbox rows that exist.
     fn inbox<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<InboxRow>, Error>>;
     /// Events after a position, in order.
@@ -132,8 +185,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>>;
     /// Read-only connections.
     fn reader(&self) -> Sql;
-    /// Deletes inbox rows older than a time, a few at once; returns how many.
-    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>>;
+    /// Deletes old inbox rows, a few at once.
+    fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>>;
     /// Housekeeping that must not delay commits (a checkpoint); `written` is how many events were written since the last one.
     fn maintain(&self) -> BoxFuture<'_, Result<(), Error>>;
     /// Closes connections.

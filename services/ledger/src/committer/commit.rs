@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::round::Round;
-use super::{Committer, Executed, MAX_ATTEMPTS, Tainted};
+use super::{Committer, Executed, Inner, MAX_ATTEMPTS, Tainted};
 use crate::decider::{Committed, Decider, Observer};
 use crate::error::ExecuteError;
 use crate::store::{AppendError, SnapshotRow};
@@ -23,6 +23,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             let nothing = round.batch.is_empty();
             if nothing && self.store.exclusive() {
                 self.inner.snapshots = std::mem::take(&mut round.batch.snapshots);
+                self.settle(&round);
                 return self.answer(round, self.log.head());
             }
             let started = Instant::now();
@@ -99,9 +100,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
         let last = (first + batch.events.len() as u64).saturating_sub(1);
         if !batch.events.is_empty() {
             let absent = self.absent(&round);
-            if !absent.is_empty() {
-                self.load_streams(&absent).await;
-            }
+            self.recall(absent).await;
             let commit_millis = batch.commit_millis;
             self.log.push(
                 batch.events.iter().enumerate().map(|(at, row)| Recorded {
@@ -115,9 +114,33 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
                 last,
             );
             self.observe(&round, first);
-            self.settle(&round);
         }
+        self.settle(&round);
         self.answer(round, first);
+    }
+
+    /// Reads the states that the observer wants and memory has lost, however often that takes: what it does not see is not acted upon until the
+    /// next start.
+    async fn recall(&mut self, mut absent: Vec<StreamId>) {
+        let mut pause = Duration::from_millis(5);
+        while !absent.is_empty() {
+            self.inner.failed.clear();
+            self.load_streams(&absent).await;
+            let Inner { cache, failed, .. } = &self.inner;
+            absent.retain(|stream| {
+                !cache.contains(stream) && !failed.get(stream).is_some_and(Error::is_permanent)
+            });
+            if absent.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
+                () = self.stop.cancelled() => break,
+            }
+        }
+        for (stream, error) in self.inner.failed.drain() {
+            tracing::error!(%stream, %error, "events are durable, but their stream cannot be read; nobody is told of them");
+        }
     }
 
     /// Streams of a batch that a lost race or a failure took out of memory; the observer wants their states.
@@ -151,29 +174,28 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
         self.observer.committed(&commits);
     }
 
-    /// What has ended leaves memory; what has grown long gets a snapshot with the next commit.
+    /// What has ended, and what does not exist, leaves memory, also if it was only looked at; what has grown long gets a snapshot with
+    /// the next commit.
     fn settle(&mut self, round: &Round<D>) {
         let every = self.options.snapshot_every;
-        for row in &round.batch.events {
-            let Some(entry) = self.inner.cache.entry(&row.stream) else {
+        for (stream, before) in &round.batch.expected {
+            let Some(entry) = self.inner.cache.entry(stream) else {
                 continue;
             };
-            if entry.version != row.version {
-                continue;
-            }
             if every > 0
+                && entry.version > *before
                 && entry.version >= entry.snapshot + every
                 && let Some(data) = self.decider.snapshot(&entry.state)
             {
                 entry.snapshot = entry.version;
                 self.inner.snapshots.push(SnapshotRow {
-                    stream: row.stream.clone(),
-                    version: row.version,
+                    stream: stream.clone(),
+                    version: entry.version,
                     data,
                 });
             }
-            if self.decider.forget(&entry.state) {
-                self.inner.cache.remove(&row.stream);
+            if entry.version == 0 || self.decider.forget(&entry.state) {
+                self.inner.cache.remove(stream);
             }
         }
     }

@@ -103,6 +103,9 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
                 .evolve(&mut state, &self.decider.decode(type_name, data)?);
             version = *number;
         }
+        if version == 0 {
+            self.inner.empty.push(stream.clone());
+        }
         self.inner.cache.insert(stream, state, version, snapshot);
         Ok(())
     }

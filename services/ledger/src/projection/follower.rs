@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Projection;
+use crate::Error;
 use crate::log::Log;
 use crate::params;
+use crate::sql::{Dialect, Tx};
 use crate::store::{Durability, Store};
-use crate::{Error, sql::Tx};
 
 /// Commits wait for a chunk at most about this long.
 const CHUNK_TIME: Duration = Duration::from_millis(3);
@@ -48,6 +49,7 @@ impl Follower {
     /// Creates the tables, or makes them again when the version has changed.
     pub(super) async fn prepare(&mut self) -> Result<(), Error> {
         let mut tx = self.store.begin(Durability::Now).await?;
+        take_turns(&mut tx).await?;
         let stored = tx
             .fetch_optional(
                 "SELECT version, position FROM ledger_projections WHERE name = $1",
@@ -109,6 +111,7 @@ impl Follower {
             match self.step().await {
                 Ok(()) => pause = Duration::from_millis(10),
                 Err(error) => {
+                    self.projection.rolled_back();
                     tracing::warn!(%error, projection = self.projection.name(), "a projection could not be written; it is tried again");
                     tokio::select! {
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
@@ -120,7 +123,9 @@ impl Follower {
     }
 
     async fn rebuild(&mut self) -> Result<(), Error> {
+        self.projection.rolled_back();
         let mut tx = self.store.begin(Durability::Now).await?;
+        take_turns(&mut tx).await?;
         self.recreate(&mut tx).await?;
         self.store.commit(tx).await?;
         self.position.send_replace(0);
@@ -142,6 +147,7 @@ impl Follower {
             let stored = row.map_or(Ok(0), |row| row.get(0))?;
             if stored != after {
                 after = stored;
+                self.projection.rolled_back();
                 events = self.log.read(after, self.chunk).await?;
             }
         }
@@ -170,4 +176,13 @@ impl Follower {
             self.chunk = (self.chunk * 2).min(LARGEST_CHUNK);
         }
     }
+}
+
+/// Replicas that create tables at once would fail each other: one after the other until the end of the transaction.
+async fn take_turns(tx: &mut Tx) -> Result<(), Error> {
+    if tx.dialect() == Dialect::Postgres {
+        let sql = "SELECT pg_advisory_xact_lock(hashtext('sagamesh-projections'), hashtext(current_schema()))";
+        tx.execute(sql, params![]).await?;
+    }
+    Ok(())
 }

@@ -9,7 +9,10 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool, Row as _};
 use uuid::Uuid;
 
-use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Store};
+use super::{
+    AppendError, Batch, BoxFuture, Durability, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS, PRUNE_WINDOW,
+    Prune, Pruned, Store,
+};
 use crate::sql::{Connection, Pool, Sql, Tx};
 use crate::{Error, Recorded, StoreConfig, StreamId};
 
@@ -232,6 +235,7 @@ impl PostgresStore {
 
     async fn load_streams(
         &self,
+        pool: &PgPool,
         streams: &[StreamId],
         snapshots: bool,
     ) -> Result<Vec<Loaded>, Error> {
@@ -255,7 +259,7 @@ impl PostgresStore {
                 "SELECT stream, version, data FROM ledger_snapshots WHERE stream = ANY($1)",
             )
             .bind(&names)
-            .fetch_all(&self.appends)
+            .fetch_all(pool)
             .await?;
             for row in rows {
                 loaded[at[row.try_get::<&str, _>(0)?]].snapshot =
@@ -272,7 +276,7 @@ impl PostgresStore {
         for row in sqlx::query(LOAD)
             .bind(&names)
             .bind(after)
-            .fetch_all(&self.appends)
+            .fetch_all(pool)
             .await?
         {
             let event = (
@@ -312,7 +316,35 @@ impl Store for PostgresStore {
         streams: &'a [StreamId],
         snapshots: bool,
     ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
-        Box::pin(self.load_streams(streams, snapshots))
+        Box::pin(self.load_streams(&self.appends, streams, snapshots))
+    }
+
+    fn peek<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
+        Box::pin(self.load_streams(&self.transactions, streams, snapshots))
+    }
+
+    fn tail<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>> {
+        Box::pin(async move {
+            let rows = sqlx::query_as::<_, (i64, String, Vec<u8>)>(
+                "SELECT version, type, data FROM ledger_events WHERE stream = $1 AND version > $2 ORDER BY version",
+            )
+            .bind(stream.as_str())
+            .bind(after as i64)
+            .fetch_all(&self.transactions)
+            .await?;
+            Ok(rows
+                .into_iter()
+                .map(|(version, type_name, data)| (version as u64, type_name, data))
+                .collect())
+        })
     }
 
     fn inbox<'a>(
@@ -412,14 +444,27 @@ impl Store for PostgresStore {
         Sql(Pool::Postgres(self.queries.clone()))
     }
 
-    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {
         Box::pin(async move {
-            let sql = "DELETE FROM ledger_inbox WHERE id IN (SELECT id FROM ledger_inbox ORDER BY id LIMIT 1000) AND commit_time < $1";
-            Ok(sqlx::query(sql)
-                .bind(before_millis)
+            let window: Vec<(i64, i64)> = sqlx::query_as(PRUNE_WINDOW)
+                .bind(prune.after)
+                .fetch_all(&self.transactions)
+                .await?;
+            let end = prune.end(&window);
+            sqlx::query(PRUNE_OTHERS)
+                .bind(prune.after)
+                .bind(end)
+                .execute(&self.transactions)
+                .await?;
+            let barriers = sqlx::query(PRUNE_BARRIERS)
+                .bind(prune.barriers_before)
                 .execute(&self.transactions)
                 .await?
-                .rows_affected())
+                .rows_affected();
+            Ok(Pruned {
+                after: end,
+                more: end > prune.after || barriers > 0,
+            })
         })
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::sqlite::SqliteStore;
-use super::{AppendError, Batch, BoxFuture, Durability, Loaded, SnapshotRow, Store};
+use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Prune, Pruned, SnapshotRow, Store};
 use crate::sql::{Sql, Tx};
 use crate::{Error, Recorded, StreamId, params};
 
@@ -43,6 +43,8 @@ struct Disk {
     versions: BTreeMap<StreamId, Vec<u64>>,
     batches: BTreeMap<Uuid, u64>,
     faults: VecDeque<Fault>,
+    /// So many reads of streams fail.
+    failing_loads: u32,
     full: bool,
     /// Raised by a crash: ledgers opened before it are dead.
     life: u64,
@@ -72,6 +74,7 @@ impl SimulatedDisk {
             versions: BTreeMap::new(),
             batches: BTreeMap::new(),
             faults: VecDeque::new(),
+            failing_loads: 0,
             full: false,
             life: 0,
         };
@@ -95,6 +98,11 @@ impl SimulatedDisk {
     /// The next commit takes, and its answer is lost.
     pub fn fail_after_commit(&self) {
         self.lock().faults.push_back(Fault::AfterTaking);
+    }
+
+    /// The next reads of streams fail.
+    pub fn fail_loads(&self, count: u32) {
+        self.lock().failing_loads = count;
     }
 
     /// Whether there is no space left.
@@ -336,11 +344,27 @@ impl Store for SimulatedStore {
         snapshots: bool,
     ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
         Box::pin(async move {
-            let disk = self.alive()?;
+            let mut disk = self.alive()?;
+            if disk.failing_loads > 0 {
+                disk.failing_loads -= 1;
+                return Err(Error::Simulated("streams cannot be read"));
+            }
             Ok(streams
                 .iter()
                 .map(|stream| disk.load(stream, snapshots))
                 .collect())
+        })
+    }
+
+    fn tail<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>> {
+        Box::pin(async move {
+            let mut events = self.alive()?.load(stream, false).events;
+            events.retain(|(version, ..)| *version > after);
+            Ok(events)
         })
     }
 
@@ -410,12 +434,19 @@ impl Store for SimulatedStore {
         self.tables.reader()
     }
 
-    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {
         Box::pin(async move {
-            let mut disk = self.alive()?;
-            let rows = disk.inbox.len();
-            disk.inbox.retain(|_, (_, at)| *at >= before_millis);
-            Ok((rows - disk.inbox.len()) as u64)
+            self.alive()?.inbox.retain(|key, (_, at)| {
+                let before = match key.starts_with("barrier/") {
+                    true => prune.barriers_before,
+                    false => prune.others_before,
+                };
+                *at >= before
+            });
+            Ok(Pruned {
+                after: 0,
+                more: false,
+            })
         })
     }
 

@@ -10,7 +10,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Store};
+use super::{
+    AppendError, Batch, BoxFuture, Durability, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS, PRUNE_WINDOW,
+    Prune, Pruned, Store,
+};
 use crate::sql::{Connection, Dynamic, Pool, Sql, Tx};
 use crate::{Error, Recorded, StreamId};
 
@@ -43,6 +46,8 @@ pub(crate) struct SqliteStore {
     writer: Arc<Mutex<Writer>>,
     /// For the ledger's own reads, so that slow queries of a service do not hold them up.
     reads: SqlitePool,
+    /// For the committer alone.
+    loads: SqlitePool,
     queries: SqlitePool,
     /// Inbox keys that may be on record.
     filter: filter::Filter,
@@ -106,6 +111,7 @@ impl SqliteStore {
                 texts: HashMap::new(),
             })),
             reads: pool(2),
+            loads: pool(1),
             queries: pool(4),
             filter: filter::Filter::default(),
             checkpointer: Mutex::new(None),
@@ -282,7 +288,23 @@ impl Store for SqliteStore {
         streams: &'a [StreamId],
         snapshots: bool,
     ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
-        Box::pin(self.load_streams(streams, snapshots))
+        Box::pin(self.load_streams(&self.loads, streams, snapshots))
+    }
+
+    fn peek<'a>(
+        &'a self,
+        streams: &'a [StreamId],
+        snapshots: bool,
+    ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
+        Box::pin(self.load_streams(&self.reads, streams, snapshots))
+    }
+
+    fn tail<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>> {
+        Box::pin(self.read_tail(stream, after))
     }
 
     fn inbox<'a>(
@@ -361,14 +383,24 @@ impl Store for SqliteStore {
         Sql(Pool::Sqlite(self.queries.clone()))
     }
 
-    fn prune_inbox(&self, before_millis: i64) -> BoxFuture<'_, Result<u64, Error>> {
+    fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {
         Box::pin(async move {
+            let window: Vec<(i64, i64)> = sqlx::query_as(PRUNE_WINDOW)
+                .bind(prune.after)
+                .fetch_all(&self.reads)
+                .await?;
+            let end = prune.end(&window);
             let mut tx = self.begin(Durability::Later).await?;
-            // Ids are in time order, so the oldest rows are found without an index on time.
-            let sql = "DELETE FROM ledger_inbox WHERE commit_time < $1 AND id <= (SELECT MAX(id) FROM (SELECT id FROM ledger_inbox ORDER BY id LIMIT 500))";
-            let deleted = tx.execute(sql, crate::params![before_millis]).await?;
+            tx.execute(PRUNE_OTHERS, crate::params![prune.after, end])
+                .await?;
+            let barriers = tx
+                .execute(PRUNE_BARRIERS, crate::params![prune.barriers_before])
+                .await?;
             self.commit(tx).await?;
-            Ok(deleted)
+            Ok(Pruned {
+                after: end,
+                more: end > prune.after || barriers > 0,
+            })
         })
     }
 
@@ -391,6 +423,7 @@ impl Store for SqliteStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.reads.close().await;
+            self.loads.close().await;
             self.queries.close().await;
             self.checkpointer.lock().await.take();
             if let Ok(mut writer) = self.writer().await {

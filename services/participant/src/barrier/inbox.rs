@@ -1,4 +1,7 @@
 //! The barrier in a key-value inbox that is read before a decision and written with it, such as the ledger's.
+//!
+//! Rows must outlive every saga that wrote them: a compensation that finds no row of its action takes it for one that never came, and undoes
+//! nothing. The ledger keeps keys that begin with `barrier/` for 400 days (`CommitterOptions::barrier_retention`), longer than other inbox rows.
 
 use super::{DecodeError, Key, RecordedOutcome, Verdict, refusal, rule, too_late};
 use crate::Outcome;

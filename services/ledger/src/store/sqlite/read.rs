@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Arguments as _, Row as _};
+use sqlx::{Arguments as _, Row as _, SqlitePool};
 
 use super::{SqliteStore, statement};
 use crate::sql::Dynamic;
@@ -14,6 +14,7 @@ use crate::{Error, Recorded, StreamId};
 impl SqliteStore {
     pub(super) async fn load_streams(
         &self,
+        pool: &SqlitePool,
         streams: &[StreamId],
         snapshots: bool,
     ) -> Result<Vec<Loaded>, Error> {
@@ -25,7 +26,7 @@ impl SqliteStore {
                 events: Vec::new(),
             })
             .collect();
-        let mut connection = self.reads.acquire().await?;
+        let mut connection = pool.acquire().await?;
         for chunk in loaded.chunks_mut(64) {
             let index: HashMap<StreamId, usize> = chunk
                 .iter()
@@ -86,6 +87,24 @@ impl SqliteStore {
         Ok(loaded)
     }
 
+    pub(super) async fn read_tail(
+        &self,
+        stream: &StreamId,
+        after: u64,
+    ) -> Result<Vec<(u64, String, Vec<u8>)>, Error> {
+        let rows = sqlx::query_as::<_, (i64, String, Vec<u8>)>(
+            "SELECT version, type, data FROM ledger_events WHERE stream = $1 AND version > $2 ORDER BY version",
+        )
+        .bind(stream.as_str())
+        .bind(after as i64)
+        .fetch_all(&self.reads)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(version, type_name, data)| (version as u64, type_name, data))
+            .collect())
+    }
+
     pub(super) async fn load_inbox(
         &self,
         keys: &[Arc<str>],
@@ -98,7 +117,7 @@ impl SqliteStore {
         if possible.is_empty() {
             return Ok(found);
         }
-        let mut connection = self.reads.acquire().await?;
+        let mut connection = self.loads.acquire().await?;
         for chunk in possible.chunks(64) {
             let mut arguments = SqliteArguments::default();
             for key in chunk {

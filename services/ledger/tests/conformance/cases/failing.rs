@@ -203,3 +203,55 @@ async fn a_commit_that_never_arrived_is_answered_with_an_error_and_is_not_there(
         open.close().await;
     }
 }
+
+#[tokio::test]
+async fn the_observer_sees_a_found_commit_even_if_its_stream_cannot_be_read_at_once() {
+    let disk = ledger::SimulatedDisk::new();
+    let open = Bench::Simulated(disk.clone()).open().await;
+    open.ledger
+        .execute(Command::Add("a", 5))
+        .await
+        .expect("added");
+    disk.fail_after_commit();
+    disk.fail_loads(3);
+    let done = open
+        .ledger
+        .execute(Command::Add("a", 1))
+        .await
+        .expect("looked up and found");
+    assert_eq!((done.reply, done.position), (6, 2));
+    let seen = open.seen.lock().expect("seen").clone();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[1].4.balance, 6, "with the state after it");
+    assert_eq!(sum(&open).await, 6);
+    open.close().await;
+}
+
+#[tokio::test]
+async fn what_has_ended_leaves_memory_even_if_it_was_only_looked_at() {
+    let bench = Bench::sqlite();
+    let open = bench.open().await;
+    open.ledger
+        .execute(Command::Add("a", 5))
+        .await
+        .expect("added");
+    open.ledger
+        .execute(Command::Close(account("a")))
+        .await
+        .expect("closed");
+    open.ledger
+        .execute(Command::Add("b", 1))
+        .await
+        .expect("added");
+    // Read again, to be looked at.
+    assert_eq!(sum(&open).await, 5);
+    crate::bench::script(
+        &open,
+        "DELETE FROM ledger_events WHERE stream = 'account/a'",
+    )
+    .await;
+    assert_eq!(sum(&open).await, 0, "it is not in memory either");
+    let again = open.ledger.execute(Command::Add("a", 2)).await;
+    assert_eq!(again.expect("a new one").reply, 2);
+    open.close().await;
+}

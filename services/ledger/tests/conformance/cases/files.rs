@@ -277,3 +277,66 @@ async fn old_inbox_rows_are_deleted() {
         opened.close().await;
     }
 }
+
+/// Inbox keys that are left, once there are so few.
+async fn keys_left(opened: &crate::bench::Open, count: usize) -> Vec<String> {
+    loop {
+        let rows = opened
+            .ledger
+            .reader()
+            .fetch_all("SELECT key FROM ledger_inbox ORDER BY key", params![])
+            .await
+            .expect("a query");
+        if rows.len() <= count {
+            return rows.iter().map(|row| row.get(0).expect("a key")).collect();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn barrier_rows_outlive_other_inbox_rows() {
+    const DAY: i64 = 24 * 3600 * 1000;
+    for bench in [Some(Bench::sqlite()), Bench::postgres().await]
+        .into_iter()
+        .flatten()
+    {
+        let opened = bench.open().await;
+        let now = chassis::Env::system().clock.now_millis();
+        opened
+            .ledger
+            .transact(move |tx| {
+                Box::pin(async move {
+                    // More than one window of barrier rows stands before the request's row.
+                    let mut rows =
+                        vec![params!["barrier/0000/t/action", vec![1u8], now - 500 * DAY]];
+                    for number in 1..=600 {
+                        rows.push(params![
+                            format!("barrier/{number:04}/t/action"),
+                            vec![1u8],
+                            now - 300 * DAY
+                        ]);
+                    }
+                    rows.push(params!["request/m/old", vec![1u8], now - 8 * DAY]);
+                    rows.push(params!["request/m/young", vec![1u8], now - DAY]);
+                    tx.execute_rows(
+                        "INSERT INTO ledger_inbox (key, value, commit_time) VALUES",
+                        rows,
+                        "",
+                    )
+                    .await
+                })
+            })
+            .await
+            .expect("written");
+        opened.close().await;
+        let opened = bench.open().await;
+        let left = tokio::time::timeout(Duration::from_secs(20), keys_left(&opened, 601))
+            .await
+            .expect("the old ones go");
+        assert_eq!(left.len(), 601);
+        assert_eq!(left[0], "barrier/0001/t/action", "after 400 days");
+        assert_eq!(left[600], "request/m/young", "after 7 days");
+        opened.close().await;
+    }
+}

@@ -187,3 +187,99 @@ pub(crate) async fn values_survive_both_dialects(bench: Bench) {
 fn sql_safe(sql: &str) -> ledger::sql::Dynamic<String> {
     ledger::sql::Dynamic(sql.to_owned())
 }
+
+/// Remembers what it has applied, as projections do that do not read their own rows again.
+#[derive(Default)]
+struct Remembering {
+    sums: std::collections::BTreeMap<String, i64>,
+}
+
+impl ledger::Projection for Remembering {
+    fn name(&self) -> &'static str {
+        "remembering"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn schema(&self, _dialect: ledger::sql::Dialect) -> &'static [&'static str] {
+        &["CREATE TABLE remembered (stream TEXT PRIMARY KEY, events BIGINT NOT NULL)"]
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["remembered"]
+    }
+
+    fn apply<'a>(
+        &'a mut self,
+        tx: &'a mut ledger::sql::Tx,
+        events: &'a [ledger::Recorded],
+    ) -> ledger::BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            for event in events {
+                let sql = "SELECT events FROM remembered WHERE stream = $1";
+                let known = match self.sums.get(event.stream.as_str()) {
+                    Some(known) => *known,
+                    None => match tx.fetch_optional(sql, params![&event.stream]).await? {
+                        Some(row) => row.get(0)?,
+                        None => 0,
+                    },
+                };
+                self.sums.insert(event.stream.to_string(), known + 1);
+                let sql = "INSERT INTO remembered (stream, events) VALUES ($1, $2) ON CONFLICT (stream) DO UPDATE SET events = excluded.events";
+                tx.execute(sql, params![&event.stream, known + 1]).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn rolled_back(&mut self) {
+        self.sums.clear();
+    }
+}
+
+#[tokio::test]
+async fn a_projection_is_told_that_its_transaction_was_rolled_back() {
+    let bench = Bench::sqlite();
+    let tasks = chassis::Tasks::new();
+    let ledger = ledger::Ledger::open(
+        bench.config(),
+        crate::accounts::Accounts,
+        (),
+        vec![Box::new(Remembering::default())],
+        &chassis::Env::system(),
+        &tasks,
+        Default::default(),
+    )
+    .await
+    .expect("opens");
+    let script = |sql: &'static str| ledger.transact(move |tx| Box::pin(tx.script(sql)));
+    // It is applied, and then its position cannot be stored.
+    script("CREATE TRIGGER broken BEFORE UPDATE ON ledger_projections BEGIN SELECT RAISE(ABORT, 'broken'); END")
+        .await
+        .expect("broken");
+    let done = ledger.execute(Command::Add("a", 1)).await.expect("added");
+    let within = Duration::from_millis(100);
+    let waited = ledger
+        .wait_for_projection("remembering", done.position, within)
+        .await;
+    assert!(matches!(waited, Err(Error::Timeout(_))), "{waited:?}");
+    script("DROP TRIGGER broken").await.expect("mended");
+    ledger
+        .wait_for_projection("remembering", done.position, Duration::from_secs(20))
+        .await
+        .expect("it goes on");
+    let row = ledger
+        .reader()
+        .fetch_optional("SELECT events FROM remembered", params![])
+        .await
+        .expect("a query")
+        .expect("a row");
+    assert_eq!(row.get::<i64>(0).expect("a number"), 1, "applied once");
+    tasks
+        .shutdown(Duration::from_secs(10))
+        .await
+        .expect("all tasks end");
+    ledger.close().await;
+}
