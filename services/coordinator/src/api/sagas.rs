@@ -1,8 +1,10 @@
 //! `saga.v1.SagaService`.
 
+use std::collections::VecDeque;
+
 use chassis::Violations;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt as _};
 use sagamesh_api::saga::v1::saga_service_server::SagaService;
 use sagamesh_api::saga::v1::{
     CancelSagaRequest, CancelSagaResponse, GetSagaRequest, GetSagaResponse, ListSagasRequest,
@@ -149,24 +151,26 @@ impl SagaService for Sagas {
 /// Serves one stream of starts until its client closes it and every start was answered.
 async fn start_many(
     engine: Engine,
-    mut requests: Streaming<StartSagasRequest>,
+    mut requests: impl Stream<Item = Result<StartSagasRequest, Status>> + Unpin,
     traceparent: String,
     answers: mpsc::Sender<Result<StartSagasResponse, Status>>,
 ) {
     let draining = engine.tasks.draining();
     let mut under_way = FuturesUnordered::new();
     let mut open = true;
-    while open || !under_way.is_empty() {
+    // Answers that the client has no room for. Starts under way go on meanwhile: they hold places that all clients share.
+    let mut ready = VecDeque::new();
+    while open || !under_way.is_empty() || !ready.is_empty() {
         tokio::select! {
             biased;
-            Some(answer) = under_way.next() => {
-                if answers.send(Ok(answer)).await.is_err() {
-                    return;
-                }
-            }
-            request = requests.message(), if open && under_way.len() < STARTS_AT_ONCE => match request {
-                Ok(Some(request)) => under_way.push(start_one(&engine, request, traceparent.clone())),
-                Ok(None) | Err(_) => open = false,
+            room = answers.reserve(), if !ready.is_empty() => match (room, ready.pop_front()) {
+                (Ok(room), Some(answer)) => room.send(Ok(answer)),
+                _ => return,
+            },
+            Some(answer) = under_way.next() => ready.push_back(answer),
+            request = requests.next(), if open && under_way.len() + ready.len() < STARTS_AT_ONCE => match request {
+                Some(Ok(request)) => under_way.push(start_one(&engine, request, traceparent.clone())),
+                None | Some(Err(_)) => open = false,
             },
             () = draining.cancelled(), if open => open = false,
             () = answers.closed() => return,
@@ -195,5 +199,101 @@ async fn start_one(
     StartSagasResponse {
         correlation_id: request.correlation_id,
         result: Some(result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use chassis::Process;
+    use sagamesh_api::saga::v1::{Call, Definition, Phase, StartSagaRequest, Step, step};
+
+    use super::*;
+    use crate::decider::{Command, DEFINITION};
+    use crate::registry::DefinitionChange;
+    use crate::{Config, Options};
+
+    fn definition() -> Definition {
+        let call = Call {
+            participant: "a".to_owned(),
+            action: "one.do".to_owned(),
+            compensation: "one.undo".to_owned(),
+            ..Call::default()
+        };
+        Definition {
+            name: "order".to_owned(),
+            steps: vec![Step {
+                name: "one".to_owned(),
+                phase: Phase::Compensatable.into(),
+                kind: Some(step::Kind::Call(call)),
+                ..Step::default()
+            }],
+            ..Definition::default()
+        }
+    }
+
+    fn start(number: usize) -> Result<StartSagasRequest, Status> {
+        Ok(StartSagasRequest {
+            start: Some(StartSagaRequest {
+                saga_id: format!("s-{number}"),
+                definition: "order".to_owned(),
+                definition_hash: saga::hash(&saga::normalise(&definition())),
+                ..StartSagaRequest::default()
+            }),
+            ..StartSagasRequest::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_holds_no_place_of_others() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let process = Process::for_test("coordinator");
+        let options = Options {
+            participants: vec!["a".to_owned()],
+            max_waiting_starts: 4,
+            ..Options::default()
+        };
+        let config = Config {
+            chassis: process.config.clone(),
+            store: ledger::StoreConfig::sqlite(dir.path(), "coordinator"),
+            options,
+        };
+        let (engine, ledger) = crate::open(&config, &process).await.expect("open");
+        let plan = saga::Plan::compile(&definition()).expect("a valid definition");
+        let change = DefinitionChange::Register(Arc::new(plan));
+        let stream = ledger::StreamId::of(DEFINITION, "order");
+        engine
+            .change(Command::Definition(stream, change))
+            .await
+            .expect("registered");
+        // Only one answer fits, and nobody reads it.
+        let (answers, unread) = mpsc::channel(1);
+        let requests =
+            futures_util::stream::iter((0..4).map(start)).chain(futures_util::stream::pending());
+        let serving = tokio::spawn(start_many(engine.clone(), requests, String::new(), answers));
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while engine.dispatch.look(|hub, _| hub.open_sagas()) < 4 {
+                tokio::task::yield_now().await;
+            }
+            let mut places = Vec::new();
+            while places.len() < 4 {
+                places.clear();
+                places.extend((0..4).map_while(|_| engine.admit().ok()));
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("every place is free again");
+        drop(unread);
+        serving.await.expect("ended");
+        drop(engine);
+        process
+            .tasks
+            .shutdown(Duration::from_secs(5))
+            .await
+            .expect("stopped");
+        ledger.close().await;
     }
 }
