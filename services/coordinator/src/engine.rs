@@ -99,10 +99,14 @@ impl Engine {
             .map_err(problem)
     }
 
+    /// Whether a saga is known and has not ended. Asks memory alone.
+    pub fn is_open(&self, stream: &StreamId) -> bool {
+        self.dispatch.look(|hub: &Hub, _| hub.is_open(stream))
+    }
+
     /// A saga as it is, durably, with what its steps wait for.
     pub async fn read(&self, stream: &StreamId) -> Result<pb::Saga, Problem> {
-        let open = self.dispatch.look(|hub: &Hub, _| hub.is_open(stream));
-        let mut saga = if open {
+        let mut saga = if self.is_open(stream) {
             match self
                 .ledger
                 .execute(Command::Read(stream.clone()))

@@ -43,6 +43,8 @@ pub(super) async fn start(
     } = checked;
     let admitted = match engine.admit() {
         Ok(admitted) => admitted,
+        // Too much is going on: only memory is asked.
+        Err(refused) if !engine.is_open(&stream) => return Err(refused),
         Err(refused) => return again(engine, stream, start, refused).await,
     };
     let waiter = wait.map(|wait| Waiter::new(engine, &stream, wait, until));
@@ -80,10 +82,12 @@ async fn again(
     start: Start,
     refused: Problem,
 ) -> Result<StartSagaResponse, Problem> {
-    match engine.read(&stream).await {
-        Ok(_) => {}
-        Err(problem) if problem.code() == Code::NotFound => return Err(refused),
-        Err(problem) => return Err(problem),
+    if !engine.is_open(&stream) {
+        match engine.read(&stream).await {
+            Ok(_) => {}
+            Err(problem) if problem.code() == Code::NotFound => return Err(refused),
+            Err(problem) => return Err(problem),
+        }
     }
     let reply = engine
         .ask(stream.clone(), saga::Command::Start(Box::new(start)), true)

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::check;
-use crate::decider::{Event, saga_stream};
+use crate::decider::{Event, State, saga_stream};
 use crate::engine::Engine;
 use crate::problems::{ERRORS, read_failed, refused};
 use crate::saga::Refusal;
@@ -35,19 +35,11 @@ pub(super) async fn watch(engine: &Engine, request: WatchSagaRequest) -> Result<
         newest,
         seen: request.after_version,
     };
-    let history = follower.read(0).await?;
-    let last = history.last().map_or(0, |event| event.version);
-    if last == 0 {
-        return Err(refused(&Refusal::NotStarted));
-    }
-    if request.after_version > last {
-        let message = format!(
-            "after_version is {}, but the newest event is {last}: watch from there, or from 0 for all",
-            request.after_version
-        );
-        return Err(ERRORS.problem(Code::OutOfRange, "VERSION_OUT_OF_RANGE", message));
-    }
     let (sender, receiver) = mpsc::channel(16);
+    let history = follower.read(request.after_version).await?;
+    if history.is_empty() && follower.is_over(request.after_version).await? {
+        return Ok(ReceiverStream::new(receiver));
+    }
     engine
         .tasks
         .spawn("watch-saga", follower.run(history, sender));
@@ -118,6 +110,27 @@ impl Follower {
             }
             events = self.read(self.seen).await?;
         }
+    }
+
+    /// Nothing is recorded after `after`: whether nothing can follow either. Refuses what is not a version of the saga.
+    async fn is_over(&self, after: u64) -> Result<bool, Problem> {
+        let (state, last) = self
+            .engine
+            .ledger
+            .load(&self.stream)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        if last == 0 {
+            return Err(refused(&Refusal::NotStarted));
+        }
+        if after > last {
+            let message = format!(
+                "after_version is {after}, but the newest event is {last}: watch from there, or from 0 for all"
+            );
+            return Err(ERRORS.problem(Code::OutOfRange, "VERSION_OUT_OF_RANGE", message));
+        }
+        // What was recorded since comes with the next read.
+        Ok(after == last && matches!(state, State::Saga(state) if state.has_ended()))
     }
 
     async fn read(&self, after: u64) -> Result<Vec<SagaEvent>, Problem> {
