@@ -8,6 +8,7 @@ use sagamesh_api::saga::v1::{SagaFilter, SagaState, Value, value};
 const YEARS_10_MILLIS: i64 = 3_650 * 24 * 3_600 * 1_000;
 const MAX_FIELDS: usize = 64;
 const MAX_ATTRIBUTES: usize = 16;
+const MAX_WANTED: usize = 64;
 
 /// Whether `text` has 1 to `most` characters, all of them accepted.
 pub(super) fn is_name(text: &str, most: usize, accepts: impl Fn(u8) -> bool) -> bool {
@@ -147,6 +148,15 @@ pub(super) fn attributes(
 
 /// A filter of sagas; `required` refuses the empty one.
 pub(super) fn filter(found: &mut Violations, filter: &SagaFilter, required: bool) {
+    for (field, entries) in [
+        ("filter.definitions", filter.definitions.len()),
+        ("filter.states", filter.states.len()),
+    ] {
+        if entries > MAX_WANTED {
+            let message = format!("has {entries} entries; at most {MAX_WANTED} are accepted");
+            return found.add(field, message);
+        }
+    }
     for (at, wanted) in filter.definitions.iter().enumerate() {
         name(found, &format!("filter.definitions[{at}]"), wanted);
     }

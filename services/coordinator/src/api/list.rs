@@ -13,6 +13,8 @@ use crate::projection::decode;
 
 const DEFAULT_PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
+/// Ids that are read together.
+const OPEN_PAGE: u32 = 500;
 /// Above this many pairs of definition and state one walk over all sagas is cheaper than a walk for each pair.
 const MOST_WALKS: usize = 64;
 
@@ -69,14 +71,53 @@ pub(super) async fn find_open(
     if filter.states.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(find(engine, &filter, None, most)
-        .await?
-        .into_iter()
-        .map(|saga| saga.saga_id)
-        .collect())
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let mut ids = Vec::new();
+    let mut after: Option<Cursor> = None;
+    while ids.len() < most {
+        let mut page = find_ids(engine, &filter, after.as_ref(), OPEN_PAGE).await?;
+        page.truncate(most - ids.len());
+        ids.extend(page.iter().map(|place| place.saga_id.clone()));
+        let full = page.len() == OPEN_PAGE as usize;
+        after = page.pop();
+        if !full {
+            break;
+        }
+    }
+    Ok(ids)
+}
+
+/// A page of places, newest first, without what is known of the sagas.
+async fn find_ids(
+    engine: &Engine,
+    filter: &SagaFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+) -> Result<Vec<Cursor>, Problem> {
+    let mut places = Vec::new();
+    for (definition, state) in walks(engine, filter) {
+        let (sql, values) = query(PLACE, filter, after, limit, (definition.as_deref(), state));
+        let rows = engine
+            .ledger
+            .reader()
+            .fetch_all(Dynamic(sql), values)
+            .await
+            .map_err(|error| read_failed(&error))?;
+        for row in rows {
+            places.push(Cursor {
+                start: row.get(0).map_err(|error| read_failed(&error))?,
+                saga_id: row.get(1).map_err(|error| read_failed(&error))?,
+            });
+        }
+        places.sort_unstable_by(|a, b| b.cmp(a));
+        places.truncate(limit as usize);
+        tokio::task::yield_now().await;
+    }
+    Ok(places)
 }
 
 /// The place of a saga in the order of lists.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cursor {
     start: i64,
     saga_id: String,
@@ -128,7 +169,13 @@ async fn find(
 ) -> Result<Vec<Saga>, Problem> {
     let mut sagas = Vec::new();
     for (definition, state) in walks(engine, filter) {
-        let (sql, values) = query(filter, after, limit, definition.as_deref(), state);
+        let (sql, values) = query(
+            SUMMARY,
+            filter,
+            after,
+            limit,
+            (definition.as_deref(), state),
+        );
         let rows = engine
             .ledger
             .reader()
@@ -141,11 +188,11 @@ async fn find(
             saga.steps.clear();
             sagas.push(saga);
         }
+        sagas.sort_by(|a, b| order(b).cmp(&order(a)));
+        sagas.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         // Long lists must not hold up the sagas themselves.
         tokio::task::yield_now().await;
     }
-    sagas.sort_by(|a, b| order(b).cmp(&order(a)));
-    sagas.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(sagas)
 }
 
@@ -189,13 +236,17 @@ fn walks(engine: &Engine, filter: &SagaFilter) -> Vec<(Option<String>, Option<i3
         .collect()
 }
 
+/// What a walk reads: the whole summary, or the place alone.
+const SUMMARY: &str = "s.summary";
+const PLACE: &str = "s.start_time, s.saga_id";
+
 /// The query of one walk.
 fn query(
+    columns: &str,
     filter: &SagaFilter,
     after: Option<&Cursor>,
     limit: u32,
-    definition: Option<&str>,
-    state: Option<i32>,
+    (definition, state): (Option<&str>, Option<i32>),
 ) -> (String, Vec<Value>) {
     let mut values: Vec<Value> = Vec::new();
     let mut conditions: Vec<String> = Vec::new();
@@ -277,7 +328,7 @@ fn query(
     let limit = bind(Value::from(limit));
     (
         format!(
-            "SELECT s.summary FROM {from}{whole} ORDER BY {time} DESC, {id} DESC LIMIT {limit}"
+            "SELECT {columns} FROM {from}{whole} ORDER BY {time} DESC, {id} DESC LIMIT {limit}"
         ),
         values,
     )
@@ -343,7 +394,7 @@ mod tests {
         for (filter, walk) in filters() {
             for after in [None, Some(&cursor)] {
                 let (definition, state) = walk.unzip();
-                let (sql, values) = query(&filter, after, 51, definition, state);
+                let (sql, values) = query(SUMMARY, &filter, after, 51, (definition, state));
                 let explain = Dynamic(format!("EXPLAIN QUERY PLAN {sql}"));
                 let rows = ledger
                     .reader()
