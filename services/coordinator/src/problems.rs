@@ -70,7 +70,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Problem {
         Refusal::NoOutcome | Refusal::UnknownSignal(_) | Refusal::UnknownStep(_) => {
             Code::InvalidArgument
         }
-        Refusal::TooManySignals(_) => Code::ResourceExhausted,
+        Refusal::TooManySignals(_) | Refusal::TooLarge { .. } => Code::ResourceExhausted,
         Refusal::Corrupt(_) => Code::DataLoss,
         Refusal::Ended
         | Refusal::PivotDispatched

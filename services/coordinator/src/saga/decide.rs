@@ -6,9 +6,10 @@ mod people;
 mod start;
 mod times;
 
+use prost::Message;
 use sagamesh_api::saga::v1::{
     AbortCause, Aborted, DelayStarted, Direction, Dispatched, Ended, Failure, ParkReason, Parked,
-    Phase, RetryScheduled, SignalAwaited, Succeeded, Transition, transition::Kind as T,
+    Phase, RetryScheduled, SignalAwaited, Succeeded, Transition, Value, transition::Kind as T,
 };
 
 use super::plan::{Kind, Plan, StepIndex, StepSet};
@@ -19,6 +20,10 @@ use super::time::timestamp;
 
 /// Most signals that a saga keeps.
 const MAX_SIGNALS: usize = 1_000;
+
+/// Most bytes of input, outputs and signals that a saga keeps. A command carries no more than that, and stays below the 4 MiB that
+/// clients take in one message by default.
+const MAX_KEPT_BYTES: usize = 3 << 20;
 
 /// Decides on a command at `now` (milliseconds since 1970). All transitions belong into one event of that time. None: nothing
 /// changes, because it had been counted before or nothing waits for it any more. `seed` feeds lease tokens and jitter.
@@ -70,6 +75,7 @@ pub fn decide(
             reason,
             output,
         } => {
+            has_room(run, output.as_ref())?;
             operator::act(
                 &mut draft,
                 step,
@@ -345,6 +351,27 @@ impl<'a> Draft<'a> {
             retry_time: Some(timestamp(self.now.saturating_add(backoff))),
         }))
     }
+}
+
+/// Whether the saga may keep one more value.
+fn has_room(run: &Run, value: Option<&Value>) -> Result<(), Refusal> {
+    let Some(value) = value.filter(|value| value.encoded_len() > 0) else {
+        return Ok(());
+    };
+    let signals = run.signals.iter().filter(|signal| !signal.taken);
+    let values = run
+        .input
+        .values()
+        .chain(run.outputs.iter().map(|(_, output)| output))
+        .chain(signals.filter_map(|signal| signal.payload.as_ref()));
+    let kept: usize = values.map(Message::encoded_len).sum();
+    if kept.saturating_add(value.encoded_len()) > MAX_KEPT_BYTES {
+        return Err(Refusal::TooLarge {
+            kept,
+            most: MAX_KEPT_BYTES,
+        });
+    }
+    Ok(())
 }
 
 fn failure(reason: &str, message: &str) -> Failure {

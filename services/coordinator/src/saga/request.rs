@@ -145,6 +145,16 @@ pub enum Refusal {
     /// It keeps too many signals already.
     #[error("the saga keeps {0} signals already, the most that it may")]
     TooManySignals(usize),
+    /// It would keep too much.
+    #[error(
+        "the saga keeps {kept} bytes of input, outputs and signals, and may keep {most}: keep large data elsewhere and pass a reference"
+    )]
+    TooLarge {
+        /// Bytes that it keeps.
+        kept: usize,
+        /// Bytes that it may keep.
+        most: usize,
+    },
     /// The operator's action does not fit the step.
     #[error("step {step:?} cannot be acted on: {why}")]
     NotResolvable {
@@ -179,6 +189,7 @@ impl Refusal {
             Refusal::NoOutcome => "RESULT_WITHOUT_OUTCOME",
             Refusal::UnknownSignal(_) => "SIGNAL_UNKNOWN",
             Refusal::TooManySignals(_) => "TOO_MANY_SIGNALS",
+            Refusal::TooLarge { .. } => "SAGA_TOO_LARGE",
             Refusal::NotResolvable { .. } => "STEP_NOT_RESOLVABLE",
             Refusal::TooEarly { .. } => "TIMER_EARLY",
             Refusal::Corrupt(_) => "SAGA_HISTORY_CORRUPT",

@@ -5,7 +5,7 @@ use sagamesh_api::saga::v1::{
     Rejected, Succeeded, Superseded, UnknownCause, Value, result, transition::Kind as T,
 };
 
-use super::{Draft, Refusal, clip, failure};
+use super::{Draft, Refusal, clip, failure, has_room};
 use crate::saga::evolve::unknown_failure;
 use crate::saga::plan::{CallPlan, StepIndex};
 use crate::saga::state::{Outcome, Run};
@@ -53,7 +53,12 @@ pub(super) fn result(draft: &mut Draft<'_>, run: &Run, result: &pb::Result) -> R
             supersede(draft, step, direction, result.lease_token, true)
         }
         Outcome::Unknown if matches!(end, End::Unknown(..)) => Ok(()),
-        Outcome::Open | Outcome::Unknown => settle(draft, step, direction, end),
+        Outcome::Open | Outcome::Unknown => {
+            if let End::Success(output) = &end {
+                has_room(run, output.as_ref())?;
+            }
+            settle(draft, step, direction, end)
+        }
     }
 }
 

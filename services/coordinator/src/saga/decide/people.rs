@@ -4,7 +4,7 @@ use sagamesh_api::saga::v1::{
     AbortCause, CancelRequested, SignalReceived, Value, transition::Kind as T,
 };
 
-use super::{Draft, MAX_SIGNALS, Refusal, clip, failure};
+use super::{Draft, MAX_SIGNALS, Refusal, clip, failure, has_room};
 use crate::saga::plan::Kind;
 use crate::saga::state::Run;
 use crate::saga::table::StepPhase;
@@ -32,6 +32,7 @@ impl<'a> Draft<'a> {
         if run.signals.len() >= MAX_SIGNALS {
             return Err(Refusal::TooManySignals(MAX_SIGNALS));
         }
+        has_room(run, payload)?;
         self.emit(T::SignalReceived(SignalReceived {
             name: name.to_owned(),
             signal_id: id.to_owned(),

@@ -12,6 +12,7 @@ mod plans;
 mod random;
 mod running;
 mod samples;
+mod sizes;
 mod table;
 mod undoing;
 mod waits;
