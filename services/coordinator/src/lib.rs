@@ -122,7 +122,7 @@ pub async fn open(
         ..CommitterOptions::default()
     };
     let decider = Coordinator::new(Arc::clone(&registry));
-    let store = config.store.clone().named("coordinator");
+    let store = config.store.clone().named("coordinator").exclusively();
     let ledger = Ledger::open(
         store,
         decider,

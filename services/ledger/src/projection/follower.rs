@@ -18,6 +18,9 @@ use crate::store::{Durability, Store};
 const CHUNK_TIME: Duration = Duration::from_millis(3);
 const SMALLEST_CHUNK: usize = 8;
 const LARGEST_CHUNK: usize = 512;
+/// When a chunk was larger than this, more is on its way: the next one waits so long for it, which saves transactions.
+const BUSY: usize = 16;
+const LINGER: Duration = Duration::from_millis(3);
 
 pub(super) struct Follower {
     store: Arc<dyn Store>,
@@ -92,6 +95,7 @@ impl Follower {
     ) {
         let mut head = self.log.watch();
         let mut pause = Duration::from_millis(10);
+        let mut applied = 0;
         loop {
             head.mark_unchanged();
             let behind = self.log.head().saturating_sub(*self.position.borrow());
@@ -108,8 +112,17 @@ impl Follower {
                 () = std::future::ready(()), if behind > 0 => {}
                 _ = head.changed() => continue,
             }
+            if applied > BUSY && behind < self.chunk as u64 {
+                tokio::select! {
+                    () = tokio::time::sleep(LINGER) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
             match self.step().await {
-                Ok(()) => pause = Duration::from_millis(10),
+                Ok(count) => {
+                    applied = count;
+                    pause = Duration::from_millis(10);
+                }
                 Err(error) => {
                     self.projection.rolled_back();
                     tracing::warn!(%error, projection = self.projection.name(), "a projection could not be written; it is tried again");
@@ -132,8 +145,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Applies one chunk.
-    async fn step(&mut self) -> Result<(), Error> {
+    /// Applies one chunk; returns how many events it had.
+    async fn step(&mut self) -> Result<usize, Error> {
         let mut after = *self.position.borrow();
         let mut events = self.log.read(after, self.chunk).await?;
         let mut tx = self.store.begin(Durability::Later).await?;
@@ -154,7 +167,7 @@ impl Follower {
         let Some(last) = events.last().map(|event| event.position) else {
             self.store.commit(tx).await?;
             self.position.send_replace(after);
-            return Ok(());
+            return Ok(0);
         };
         self.projection.apply(&mut tx, &events).await?;
         tx.execute(
@@ -165,7 +178,7 @@ impl Follower {
         self.store.commit(tx).await?;
         self.pace(started.elapsed());
         self.position.send_replace(last);
-        Ok(())
+        Ok(events.len())
     }
 
     /// Larger chunks while they are quick, smaller ones when they hold up commits.

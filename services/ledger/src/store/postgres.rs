@@ -16,6 +16,7 @@ use super::{
 use crate::sql::{Connection, Pool, Sql, Tx};
 use crate::{Error, Recorded, StoreConfig, StreamId};
 
+mod lease;
 mod open;
 
 /// The shard this process writes; there is one so far.
@@ -41,6 +42,8 @@ pub(crate) struct PostgresStore {
     session: AtomicI64,
     /// Appends and look-ups only, so that projections do not hold them up.
     appends: PgPool,
+    /// Held by a log that is for one process.
+    lease: Option<lease::Lease>,
     transactions: PgPool,
     queries: PgPool,
 }
@@ -86,11 +89,16 @@ impl PostgresStore {
                 )
         };
         let (appends, transactions, queries) = (pool(2, "off"), pool(4, "off"), pool(8, "on"));
+        let lease = match config.exclusive {
+            true => Some(lease::Lease::take(options.clone(), &name, &schema).await?),
+            false => None,
+        };
         let writer = Uuid::now_v7().to_string();
         let log_id = open::prepare(&appends, &name, &schema, &writer).await?;
         Ok(Self {
             name,
             log_id,
+            lease,
             writer,
             session: AtomicI64::new(1),
             appends,
@@ -100,6 +108,11 @@ impl PostgresStore {
     }
 
     async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
+        if self.lease.as_ref().is_some_and(lease::Lease::is_lost) {
+            return Err(AppendError::Failed(Error::InUse {
+                database: self.name.clone(),
+            }));
+        }
         let events = &batch.events;
         let (expected, expected_versions): (Vec<_>, Vec<_>) = batch
             .expected
@@ -469,13 +482,21 @@ impl Store for PostgresStore {
     }
 
     fn maintain(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async {
+            match &self.lease {
+                Some(lease) => lease.keep().await,
+                None => Ok(()),
+            }
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             for pool in [&self.appends, &self.transactions, &self.queries] {
                 pool.close().await;
+            }
+            if let Some(lease) = &self.lease {
+                lease.release().await;
             }
         })
     }
