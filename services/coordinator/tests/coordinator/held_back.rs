@@ -259,6 +259,11 @@ async fn assert_no_command_but_acks(link: &mut Link) {
 async fn too_many_active_sagas_are_refused_with_a_hint_when_to_come_again() {
     let dir = tempfile::tempdir().expect("a folder");
     let system = system_with_one_step(dir.path(), |options| options.max_active_sagas = 2).await;
+    let mut a = system.link("a", "a1", &["one.do", "one.undo"], 1).await;
+    system.start_saga("order", "s-0").await;
+    let command = a.command().await;
+    a.answer(&command, success(""));
+    system.ended("s-0").await;
     system.start_saga("order", "s-1").await;
     system.start_saga("order", "s-2").await;
     let refused = system
@@ -270,7 +275,13 @@ async fn too_many_active_sagas_are_refused_with_a_hint_when_to_come_again() {
         (tonic::Code::ResourceExhausted, "OVERLOADED")
     );
     assert!(chassis::problem::retry_after(&refused).is_some());
-    // What is there already is answered all the same.
+    // Under load nothing is looked up on the disk: the saga that has ended is told about later.
+    let later = system
+        .try_start(start("order", "s-0"))
+        .await
+        .expect_err("full");
+    assert_eq!(reason(&later), "OVERLOADED");
+    // What is under way already is answered all the same.
     assert!(
         !system
             .try_start(start("order", "s-1"))

@@ -245,3 +245,34 @@ async fn the_pivots_unknown_outcome_parks_and_is_resolved() {
         (SagaState::Completed, Some(text("seen at the bank")))
     );
 }
+
+#[tokio::test]
+async fn more_sagas_than_a_page_holds_are_found_once_each() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let system = System::start(dir.path()).await;
+    system
+        .define(definition("order", vec![step("a", "one", &[])]))
+        .await;
+    let ids: Vec<String> = (0..1_003).map(|number| format!("s-{number:04}")).collect();
+    let starts = ids.iter().map(|id| system.start_saga("order", id));
+    futures_util::future::join_all(starts).await;
+    let request = CancelSagasRequest {
+        filter: Some(SagaFilter {
+            definitions: vec!["order".to_owned()],
+            ..SagaFilter::default()
+        }),
+        operator: "ann".to_owned(),
+        reason: "closing".to_owned(),
+    };
+    let response = system
+        .operators
+        .clone()
+        .cancel_sagas(request)
+        .await
+        .expect("cancelled")
+        .into_inner();
+    let mut found = response.saga_ids;
+    found.sort_unstable();
+    assert!(response.refused.is_empty());
+    assert_eq!(found, ids);
+}

@@ -282,4 +282,27 @@ async fn bad_filters_and_tokens_are_refused_by_field() {
         .await,
         "filter.states[0]"
     );
+    let many = [
+        (
+            "filter.definitions",
+            SagaFilter {
+                definitions: vec!["order".to_owned(); 65],
+                ..SagaFilter::default()
+            },
+        ),
+        (
+            "filter.states",
+            SagaFilter {
+                states: vec![SagaState::Running.into(); 65],
+                ..SagaFilter::default()
+            },
+        ),
+    ];
+    for (field, filter) in many {
+        let request = ListSagasRequest {
+            filter: Some(filter),
+            ..ListSagasRequest::default()
+        };
+        assert_eq!(refused(request).await, field);
+    }
 }
