@@ -56,7 +56,7 @@ pub enum Reported {
 /// A command that a stream gave back: nothing was done, and it says nothing about what other streams can do.
 #[derive(Clone, Copy)]
 enum Declined {
-    /// The stream takes no more.
+    /// The stream takes no more, as it said before.
     Draining,
     /// It takes no more of this action.
     NoHandler,
@@ -64,12 +64,12 @@ enum Declined {
     Busy,
 }
 
-fn declined(result: &pb::Result) -> Option<Declined> {
+fn declined(result: &pb::Result, draining: bool) -> Option<Declined> {
     let Some(Outcome::Transient(failure)) = &result.outcome else {
         return None;
     };
     match failure.reason.as_str() {
-        "DRAINING" => Some(Declined::Draining),
+        "DRAINING" if draining => Some(Declined::Draining),
         "ACTION_NOT_REGISTERED" => Some(Declined::NoHandler),
         "NO_CREDIT" | "NO_ROOM" => Some(Declined::Busy),
         _ => None,
@@ -224,7 +224,12 @@ impl Hub {
         attempt.answered = true;
         let queue = &self.participants[attempt.participant].queues[attempt.queue];
         let permit = attempt.permit.take();
-        let declined = declined(result);
+        let draining = match attempt.place {
+            Place::Sent(Some(stream)) => self.sessions.get(&stream),
+            _ => None,
+        }
+        .is_some_and(|stream| stream.draining);
+        let declined = declined(result, draining);
         match &result.outcome {
             Some(Outcome::Success(_)) => queue.outcomes.success.increment(1),
             Some(Outcome::Rejection(_)) => queue.outcomes.rejection.increment(1),
@@ -250,7 +255,6 @@ impl Hub {
             _ => None,
         };
         match (declined, stream) {
-            (Some(Declined::Draining), Some(stream)) => self.drain_session(stream),
             (Some(Declined::NoHandler), Some(stream)) => {
                 if let Some(session) = self.sessions.get_mut(&stream) {
                     let action = &queue.action;

@@ -198,6 +198,9 @@ fn a_stream_that_declines_does_not_open_the_breaker_and_gets_no_more() {
             bench.start();
         }
         let written: Vec<Command> = (0..6).filter_map(|_| bench.command(first)).collect();
+        if reason == "DRAINING" {
+            bench.hub.drain_session(first);
+        }
         for command in &written {
             bench.answer(command, transient(reason));
         }
