@@ -77,13 +77,16 @@ impl From<Error> for AppendError {
     }
 }
 
+/// Version, type and data of an event whose stream is known.
+pub(crate) type EventRest = (u64, String, Vec<u8>);
+
 /// A stream as it is on record.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) stream: StreamId,
     pub(crate) snapshot: Option<(u64, Vec<u8>)>,
     /// Version, type and data of the events after the snapshot, in order.
-    pub(crate) events: Vec<(u64, String, Vec<u8>)>,
+    pub(crate) events: Vec<EventRest>,
 }
 
 /// Which inbox rows are old.
@@ -165,7 +168,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         &'a self,
         stream: &'a StreamId,
         after: u64,
-    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>>;
+    ) -> BoxFuture<'a, Result<Vec<EventRest>, Error>>;
     /// Those of the inbox rows that exist.
     fn inbox<'a>(&'a self, keys: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<InboxRow>, Error>>;
     /// Events after a position, in order.

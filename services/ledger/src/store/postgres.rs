@@ -10,23 +10,21 @@ use sqlx::{ConnectOptions as _, PgPool, Row as _};
 use uuid::Uuid;
 
 use super::{
-    AppendError, Batch, BoxFuture, Durability, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS, PRUNE_WINDOW,
-    Prune, Pruned, Store,
+    AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS,
+    PRUNE_WINDOW, Prune, Pruned, Store,
 };
 use crate::sql::{Connection, Pool, Sql, Tx};
 use crate::{Error, Recorded, StoreConfig, StreamId};
 
 mod lease;
 mod open;
+mod read;
 
 /// The shard this process writes; there is one so far.
 const SHARD: i64 = 0;
 
 const APPEND: &str = "SELECT first, stale_streams, stale_keys FROM ledger_append(\
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
-
-const LOAD: &str = "SELECT e.stream, e.version, e.type, e.data FROM unnest($1::text[], $2::bigint[]) AS x (stream, after) \
-    CROSS JOIN LATERAL (SELECT * FROM ledger_events e WHERE e.stream = x.stream AND e.version > x.after ORDER BY e.version) e";
 
 const READ: &str = "SELECT position, stream, version, type, data, commit_time FROM ledger_events \
     WHERE shard = $1 AND position > $2 ORDER BY position LIMIT $3";
@@ -245,62 +243,6 @@ impl PostgresStore {
             None
         })
     }
-
-    async fn load_streams(
-        &self,
-        pool: &PgPool,
-        streams: &[StreamId],
-        snapshots: bool,
-    ) -> Result<Vec<Loaded>, Error> {
-        let mut loaded: Vec<Loaded> = streams
-            .iter()
-            .map(|stream| Loaded {
-                stream: stream.clone(),
-                snapshot: None,
-                events: Vec::new(),
-            })
-            .collect();
-        let at: std::collections::HashMap<&str, usize> = streams
-            .iter()
-            .enumerate()
-            .map(|(at, stream)| (stream.as_str(), at))
-            .collect();
-        let names: Vec<&str> = streams.iter().map(StreamId::as_str).collect();
-        // Snapshots only ever move forward and events never go: two statements may see different moments.
-        if snapshots {
-            let rows = sqlx::query(
-                "SELECT stream, version, data FROM ledger_snapshots WHERE stream = ANY($1)",
-            )
-            .bind(&names)
-            .fetch_all(pool)
-            .await?;
-            for row in rows {
-                loaded[at[row.try_get::<&str, _>(0)?]].snapshot =
-                    Some((row.try_get::<i64, _>(1)? as u64, row.try_get(2)?));
-            }
-        }
-        let after = |loaded: &Loaded| {
-            loaded
-                .snapshot
-                .as_ref()
-                .map_or(0, |(version, _)| *version as i64)
-        };
-        let after: Vec<i64> = loaded.iter().map(after).collect();
-        for row in sqlx::query(LOAD)
-            .bind(&names)
-            .bind(after)
-            .fetch_all(pool)
-            .await?
-        {
-            let event = (
-                row.try_get::<i64, _>(1)? as u64,
-                row.try_get(2)?,
-                row.try_get(3)?,
-            );
-            loaded[at[row.try_get::<&str, _>(0)?]].events.push(event);
-        }
-        Ok(loaded)
-    }
 }
 
 impl Store for PostgresStore {
@@ -344,7 +286,7 @@ impl Store for PostgresStore {
         &'a self,
         stream: &'a StreamId,
         after: u64,
-    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>> {
+    ) -> BoxFuture<'a, Result<Vec<EventRest>, Error>> {
         Box::pin(async move {
             let rows = sqlx::query_as::<_, (i64, String, Vec<u8>)>(
                 "SELECT version, type, data FROM ledger_events WHERE stream = $1 AND version > $2 ORDER BY version",

@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::sqlite::SqliteStore;
-use super::{AppendError, Batch, BoxFuture, Durability, Loaded, Prune, Pruned, SnapshotRow, Store};
+use super::{
+    AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, Prune, Pruned, SnapshotRow, Store,
+};
 use crate::sql::{Sql, Tx};
 use crate::{Error, Recorded, StreamId, params};
 
@@ -360,7 +362,7 @@ impl Store for SimulatedStore {
         &'a self,
         stream: &'a StreamId,
         after: u64,
-    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>> {
+    ) -> BoxFuture<'a, Result<Vec<EventRest>, Error>> {
         Box::pin(async move {
             let mut events = self.alive()?.load(stream, false).events;
             events.retain(|(version, ..)| *version > after);

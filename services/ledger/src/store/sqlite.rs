@@ -11,8 +11,8 @@ use sqlx::{ConnectOptions as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{
-    AppendError, Batch, BoxFuture, Durability, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS, PRUNE_WINDOW,
-    Prune, Pruned, Store,
+    AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS,
+    PRUNE_WINDOW, Prune, Pruned, Store,
 };
 use crate::sql::{Connection, Dynamic, Pool, Sql, Tx};
 use crate::{Error, Recorded, StreamId};
@@ -303,7 +303,7 @@ impl Store for SqliteStore {
         &'a self,
         stream: &'a StreamId,
         after: u64,
-    ) -> BoxFuture<'a, Result<Vec<(u64, String, Vec<u8>)>, Error>> {
+    ) -> BoxFuture<'a, Result<Vec<EventRest>, Error>> {
         Box::pin(self.read_tail(stream, after))
     }
 

@@ -8,7 +8,7 @@ use sqlx::{Arguments as _, Row as _, SqlitePool};
 
 use super::{SqliteStore, statement};
 use crate::sql::Dynamic;
-use crate::store::Loaded;
+use crate::store::{EventRest, Loaded};
 use crate::{Error, Recorded, StreamId};
 
 impl SqliteStore {
@@ -91,7 +91,7 @@ impl SqliteStore {
         &self,
         stream: &StreamId,
         after: u64,
-    ) -> Result<Vec<(u64, String, Vec<u8>)>, Error> {
+    ) -> Result<Vec<EventRest>, Error> {
         let rows = sqlx::query_as::<_, (i64, String, Vec<u8>)>(
             "SELECT version, type, data FROM ledger_events WHERE stream = $1 AND version > $2 ORDER BY version",
         )
