@@ -254,14 +254,10 @@ impl Hub {
             Place::Sent(stream) => stream,
             _ => None,
         };
-        match (declined, stream) {
-            (Some(Declined::NoHandler), Some(stream)) => {
-                if let Some(session) = self.sessions.get_mut(&stream) {
-                    let action = &queue.action;
-                    session.actions.retain(|handled| handled != action);
-                }
-            }
-            _ => {}
+        if let (Some(Declined::NoHandler), Some(stream)) = (declined, stream)
+            && let Some(session) = self.sessions.get_mut(&stream)
+        {
+            session.actions.retain(|handled| *handled != queue.action);
         }
         self.leave(token);
         Reported::Live(saga)
