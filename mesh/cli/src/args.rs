@@ -152,6 +152,8 @@ pub(crate) struct Token {
     /// How long it is valid: 90s, 15m, 12h or 7d
     #[arg(long, default_value = "12h", value_parser = duration, value_name = "TIME")]
     pub(crate) ttl: Duration,
+    #[command(flatten)]
+    pub(crate) names: crate::token::Names,
 }
 
 fn replicas(text: &str) -> Result<(String, u32), String> {

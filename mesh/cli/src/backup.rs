@@ -14,10 +14,12 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use crate::args::Common;
 use crate::failure::{Exit, Failure};
 use crate::output;
-use crate::system::{Lock, System};
+use crate::system::{Lock, System, private_folder};
 
 /// What else a system needs: the gateway's development keys.
 const FILES: [&str; 2] = ["dev-signing-key.pem", "jwks.json"];
+/// What to do when a folder is not what a backup or a restore needs.
+const HINT: &str = "`backup` reads the folder of --data-dir; `restore` takes a folder that `sagamesh backup` wrote.";
 /// How long to wait for a writer to finish.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,14 +32,14 @@ pub(crate) async fn backup(common: &Common, target: &Path) -> anyhow::Result<Exi
         );
     }
     let databases = databases(&common.data_dir)?;
-    std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
-    if std::fs::read_dir(target)?.next().is_some() {
+    if std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(
             Failure::new(Exit::Refused, format!("{} is not empty", target.display()))
                 .hint("Name a new folder.")
                 .into(),
         );
     }
+    private_folder(target)?;
     let mut frozen = Vec::new();
     for path in &databases {
         frozen.push(freeze(path).await?);
@@ -93,7 +95,7 @@ pub(crate) async fn restore(common: &Common, source: &Path) -> anyhow::Result<Ex
             .iter()
             .any(|ending| name.ends_with(ending))
         {
-            std::fs::create_dir_all(&replaced)?;
+            private_folder(&replaced)?;
             std::fs::rename(&path, replaced.join(&name))
                 .with_context(|| format!("cannot move {} aside", path.display()))?;
             aside += usize::from(name.ends_with(".db"));
@@ -124,8 +126,21 @@ pub(crate) async fn restore(common: &Common, source: &Path) -> anyhow::Result<Ex
 
 /// The databases of a folder, by name.
 fn databases(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder)
-        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!("there is no folder {}", folder.display()),
+            )
+            .hint(HINT)
+            .into());
+        }
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot read the folder {}", folder.display()));
+        }
+    };
     let mut databases: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|ending| ending == "db"))
@@ -136,7 +151,7 @@ fn databases(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             Exit::Refused,
             format!("{} holds no databases", folder.display()),
         )
-        .hint("Name a system's data folder, or a folder that `sagamesh backup` wrote.")
+        .hint(HINT)
         .into());
     }
     Ok(databases)

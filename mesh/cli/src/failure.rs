@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use tonic_types::StatusExt as _;
+use tonic_types::{FieldViolation, StatusExt as _};
 
 /// Exit codes of `sagamesh`; documented in `sagamesh --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,18 +52,20 @@ impl Failure {
     }
 }
 
-/// Turns the answer of a service into a failure: `what` says what was asked of which service.
-pub(crate) fn from_status(what: &str, status: &tonic::Status) -> Failure {
+/// Turns the answer of a service into a failure: `what` says what was asked of it.
+pub(crate) fn from_status(service: &str, what: &str, status: &tonic::Status) -> Failure {
     let code = status.code();
     if unreachable(status) {
         return Failure::new(
             Exit::NotRunning,
             format!(
-                "{what}: no answer from the service ({})",
+                "{what}: {service} does not answer just now ({})",
                 plain(status.message())
             ),
         )
-        .hint("Is the system running? `sagamesh status` shows it, `sagamesh up` starts it.");
+        .hint(
+            "It may be starting again: try again. `sagamesh status` shows its process and its log.",
+        );
     }
     let details = status.get_error_details();
     let mut message = format!("{what}: {}", plain(status.message()));
@@ -71,7 +73,11 @@ pub(crate) fn from_status(what: &str, status: &tonic::Status) -> Failure {
         message.push_str(&format!(" ({})", info.reason));
     }
     if let Some(bad) = details.bad_request() {
-        for violation in &bad.field_violations {
+        // A single violation may be the message already.
+        let told = |text: &str| status.message().contains(text.trim_end_matches('.'));
+        let untold =
+            |violation: &&FieldViolation| !(told(&violation.field) && told(&violation.description));
+        for violation in bad.field_violations.iter().filter(untold) {
             message.push_str(&format!(
                 "\n  {}: {}",
                 violation.field, violation.description
@@ -83,11 +89,27 @@ pub(crate) fn from_status(what: &str, status: &tonic::Status) -> Failure {
         failure = failure.hint(format!("Try again in {:.1} s.", delay.as_secs_f64()));
     } else if code == tonic::Code::Unauthenticated {
         failure = failure
-            .hint("Make a token with `sagamesh token` and pass it with --token or SAGAMESH_TOKEN.");
+            .hint("Make a token with `sagamesh token` and pass it: `sagamesh order ... --token TOKEN`, or in SAGAMESH_TOKEN.");
     } else if code == tonic::Code::PermissionDenied {
         failure = failure.hint("The token lacks a scope: see `sagamesh token --help`.");
+    } else if let Some(list) = details
+        .error_info()
+        .and_then(|info| where_listed(&info.reason))
+    {
+        failure = failure.hint(format!("Check the id; `sagamesh {list}` shows them."));
     }
     failure
+}
+
+/// The command that lists what was not found.
+fn where_listed(reason: &str) -> Option<&'static str> {
+    match reason {
+        "SAGA_NOT_FOUND" => Some("saga list"),
+        "ORDER_NOT_FOUND" => Some("order list"),
+        "DEFINITION_NOT_FOUND" | "DEFINITION_VERSION_NOT_FOUND" => Some("definitions list"),
+        "PARTICIPANT_NOT_FOUND" => Some("participants list"),
+        _ => None,
+    }
 }
 
 fn exit_of(code: tonic::Code) -> Exit {
@@ -151,7 +173,7 @@ mod tests {
             "the order is not valid",
             details,
         );
-        let failure = from_status("placing the order", &status);
+        let failure = from_status("gateway", "placing the order", &status);
         assert_eq!(failure.exit, Exit::Refused);
         assert_eq!(
             failure.message,
@@ -160,16 +182,52 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_says_how_to_start_the_system() {
+    fn a_field_is_told_once() {
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("quantity", "must be at least 1");
+        let status = tonic::Status::with_error_details(
+            tonic::Code::InvalidArgument,
+            "quantity: must be at least 1",
+            details,
+        );
+        let failure = from_status("inventory", "adding stock", &status);
+        assert_eq!(
+            failure.message,
+            "adding stock: quantity: must be at least 1"
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_says_where_to_look() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(
+            "SAGA_NOT_FOUND",
+            "coordinator.sagamesh",
+            std::collections::HashMap::new(),
+        );
+        let status = tonic::Status::with_error_details(tonic::Code::NotFound, "no", details);
+        let failure = from_status("coordinator", "reading saga nope", &status);
+        assert_eq!(failure.exit, Exit::Refused);
+        assert!(
+            failure
+                .hint
+                .is_some_and(|hint| hint.contains("sagamesh saga list"))
+        );
+    }
+
+    #[test]
+    fn nobody_there_says_to_try_again() {
         let failure = from_status(
+            "coordinator",
             "listing sagas",
             &tonic::Status::unavailable("connection refused"),
         );
         assert_eq!(failure.exit, Exit::NotRunning);
         assert!(
             failure
-                .hint
-                .is_some_and(|hint| hint.contains("sagamesh up"))
+                .message
+                .contains("coordinator does not answer just now")
         );
+        assert!(failure.hint.is_some_and(|hint| hint.contains("try again")));
     }
 }

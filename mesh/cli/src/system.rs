@@ -133,8 +133,7 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the folder, which is made when it is not there.
     pub(crate) fn take(data_dir: &Path) -> anyhow::Result<Lock> {
-        std::fs::create_dir_all(data_dir)
-            .with_context(|| format!("cannot make the data folder {}", data_dir.display()))?;
+        private_folder(data_dir)?;
         let path = data_dir.join("lock");
         let mut file = open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         match patiently(&file) {
@@ -171,6 +170,63 @@ impl Lock {
             Err(std::fs::TryLockError::WouldBlock)
         )
     }
+}
+
+/// Makes a folder that only its owner can enter, since what it will hold are customers' data and a signing key. One that
+/// is there and wider is narrowed when it is empty or a system's own; a folder of other things is left alone and refused.
+pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}", parent.display()))?;
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {
+            narrow(path)
+        }
+        answer => answer.with_context(|| format!("cannot make the folder {}", path.display())),
+    }
+}
+
+#[cfg(unix)]
+fn narrow(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let context = || format!("cannot look at the folder {}", path.display());
+    let mode = std::fs::metadata(path)
+        .with_context(context)?
+        .permissions()
+        .mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let mut empty = true;
+    let mut own = false;
+    for entry in std::fs::read_dir(path).with_context(context)? {
+        let name = entry.with_context(context)?.file_name();
+        empty = false;
+        own |= name == "lock" || Path::new(&name).extension() == Some("db".as_ref());
+    }
+    if !empty && !own {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "{} holds other things, and other users can enter it",
+                path.display()
+            ),
+        )
+        .hint("Name a folder of the system's own; it is made when it is not there.")
+        .into());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot keep other users out of {}", path.display()))
+}
+
+#[cfg(not(unix))]
+fn narrow(_path: &Path) -> anyhow::Result<()> {
+    Ok(())
 }
 
 /// Locks; a command that only looks whether the lock is held has it for a moment.
@@ -211,6 +267,38 @@ mod tests {
         assert!(message.contains("in use by another sagamesh"), "{message}");
         drop(first);
         Lock::take(folder.path())?;
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn other_users_cannot_enter_a_data_folder() -> anyhow::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let mode = |path: &Path| -> anyhow::Result<u32> {
+            Ok(std::fs::metadata(path)?.permissions().mode() & 0o777)
+        };
+        let wide =
+            |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755));
+        let folder = tempfile::tempdir()?;
+        let made = folder.path().join("above/data");
+        drop(Lock::take(&made)?);
+        assert_eq!(mode(&made)?, 0o700, "a new one");
+        wide(&made)?;
+        drop(Lock::take(&made)?);
+        assert_eq!(mode(&made)?, 0o700, "a system's own that was wider");
+        let empty = folder.path().join("empty");
+        std::fs::create_dir(&empty)?;
+        wide(&empty)?;
+        drop(Lock::take(&empty)?);
+        assert_eq!(mode(&empty)?, 0o700, "an empty one");
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other)?;
+        std::fs::write(other.join("notes.txt"), "mine")?;
+        wide(&other)?;
+        let refused = Lock::take(&other).err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|message| message.contains("holds other things")));
+        assert_eq!(mode(&other)?, 0o755, "left alone");
         Ok(())
     }
 

@@ -9,17 +9,45 @@ use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
 
-/// Who the tokens come from.
-const ISSUER: &str = "sagamesh";
-/// Who the tokens are for.
-const AUDIENCE: &str = "sagamesh-gateway";
+/// Who the tokens come from and who they are for: by the variables that the gateway reads, too.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Names {
+    /// Who it comes from: `iss`, as the gateway requires it
+    #[arg(
+        long,
+        env = "SAGAMESH_JWT_ISSUER",
+        default_value = "sagamesh",
+        value_name = "NAME"
+    )]
+    issuer: String,
+    /// Who it is for: `aud`, as the gateway requires it
+    #[arg(
+        long,
+        env = "SAGAMESH_JWT_AUDIENCE",
+        default_value = "sagamesh-gateway",
+        value_name = "NAME"
+    )]
+    audience: String,
+}
+
+impl Names {
+    /// From the variables alone, for commands that make a token on the way.
+    pub(crate) fn from_environment() -> Names {
+        let read = |name, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+        Names {
+            issuer: read("SAGAMESH_JWT_ISSUER", "sagamesh"),
+            audience: read("SAGAMESH_JWT_AUDIENCE", "sagamesh-gateway"),
+        }
+    }
+}
+
 /// What a customer of the shop may do.
 pub(crate) const CUSTOMER_SCOPES: &str = "orders:read orders:write inventory:read";
 
 #[derive(Serialize)]
 struct Claims<'a> {
-    iss: &'static str,
-    aud: &'static str,
+    iss: &'a str,
+    aud: &'a str,
     sub: &'a str,
     scope: &'a str,
     iat: u64,
@@ -31,10 +59,12 @@ struct Claims<'a> {
 /// Makes a token for `subject` that lives for `ttl`.
 pub(crate) fn make(
     data_dir: &Path,
+    names: &Names,
     subject: &str,
     scopes: &str,
     ttl: Duration,
 ) -> anyhow::Result<String> {
+    check_subject(subject)?;
     let path = data_dir.join("dev-signing-key.pem");
     let pem = match std::fs::read(&path) {
         Ok(pem) => pem,
@@ -54,8 +84,8 @@ pub(crate) fn make(
         .context("the clock of this machine is before 1970")?
         .as_secs();
     let claims = Claims {
-        iss: ISSUER,
-        aud: AUDIENCE,
+        iss: &names.issuer,
+        aud: &names.audience,
         sub: subject,
         scope: scopes,
         iat: now,
@@ -64,6 +94,19 @@ pub(crate) fn make(
         jti: uuid::Uuid::now_v7().to_string(),
     };
     jsonwebtoken::encode(&header, &claims, &key).context("cannot sign the token")
+}
+
+/// Refuses what the gateway would refuse.
+fn check_subject(subject: &str) -> Result<(), Failure> {
+    let printable = subject.bytes().all(|byte| byte.is_ascii_graphic());
+    if printable && (1..=128).contains(&subject.len()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        format!("{subject:?} cannot be a customer: the gateway takes 1 to 128 printable ASCII characters without spaces"),
+    )
+    .hint("Write it otherwise, for example alice or alice@example.com."))
 }
 
 /// The id of the first key in a JSON Web Key Set.
@@ -76,4 +119,24 @@ fn key_id(path: &Path) -> anyhow::Result<String> {
         .as_str()
         .with_context(|| format!("{} has no key with a kid", path.display()))?;
     Ok(id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_what_the_gateway_takes() {
+        for good in ["a", "alice@example.com", &"x".repeat(128)] {
+            assert!(check_subject(good).is_ok(), "{good}");
+        }
+        for wrong in ["", "a b", "zoë", "a\n", &"x".repeat(129)] {
+            let refused = check_subject(wrong).err();
+            assert_eq!(
+                refused.map(|failure| failure.exit),
+                Some(Exit::Usage),
+                "{wrong}"
+            );
+        }
+    }
 }

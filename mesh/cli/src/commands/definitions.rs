@@ -101,7 +101,9 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             show(
                 common,
                 answer
-                    .map_err(|status| from_status("reading the definition", &status))?
+                    .map_err(|status| {
+                        from_status("coordinator", "reading the definition", &status)
+                    })?
                     .into_inner()
                     .version,
             )?;
@@ -115,7 +117,9 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             show(
                 common,
                 answer
-                    .map_err(|status| from_status("registering the definition", &status))?
+                    .map_err(|status| {
+                        from_status("coordinator", "registering the definition", &status)
+                    })?
                     .into_inner()
                     .version,
             )?;
@@ -138,7 +142,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             client
                 .activate_definition(connect::request(request))
                 .await
-                .map_err(|status| from_status("activating", &status))?;
+                .map_err(|status| from_status("coordinator", "activating", &status))?;
             output::line(&format!(
                 "new sagas of {name} run version {}",
                 &hash[..12.min(hash.len())]
@@ -152,7 +156,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             client
                 .pause_definition(connect::request(request))
                 .await
-                .map_err(|status| from_status("pausing", &status))?;
+                .map_err(|status| from_status("coordinator", "pausing", &status))?;
             output::line(&format!(
                 "new sagas of {name} are refused until `sagamesh definitions resume {name}`"
             ));
@@ -162,7 +166,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             client
                 .resume_definition(connect::request(request))
                 .await
-                .map_err(|status| from_status("resuming", &status))?;
+                .map_err(|status| from_status("coordinator", "resuming", &status))?;
             output::line(&format!("new sagas of {name} are accepted again"));
         }
         Command::Delete { name, hash } => {
@@ -171,7 +175,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             client
                 .delete_definition(connect::request(request))
                 .await
-                .map_err(|status| from_status("deleting", &status))?;
+                .map_err(|status| from_status("coordinator", "deleting", &status))?;
             output::line("deleted");
         }
     }
@@ -189,7 +193,7 @@ async fn list(client: &mut Client, name: &str) -> anyhow::Result<Vec<DefinitionV
         };
         let page = client.list_definitions(connect::request(request)).await;
         let page = page
-            .map_err(|status| from_status("listing definitions", &status))?
+            .map_err(|status| from_status("coordinator", "listing definitions", &status))?
             .into_inner();
         versions.extend(page.versions);
         page_token = page.next_page_token;

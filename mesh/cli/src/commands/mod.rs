@@ -32,12 +32,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Backup { folder } => backup::backup(common, &folder).await,
         Command::Restore { folder } => backup::restore(common, &folder).await,
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Arguments::command(),
-                "sagamesh",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "sagamesh", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -46,6 +43,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn make_token(common: &Common, token: &crate::args::Token) -> anyhow::Result<ExitCode> {
     output::line(&token::make(
         &common.data_dir,
+        &token.names,
         &token.sub,
         &token.scopes,
         token.ttl,

@@ -99,6 +99,7 @@ impl Shop {
     pub(crate) fn open(system: &System, customer: &str) -> anyhow::Result<Shop> {
         let token = token::make(
             &system.data_dir,
+            &token::Names::from_environment(),
             customer,
             token::CUSTOMER_SCOPES,
             Duration::from_secs(3_600),
@@ -120,7 +121,7 @@ impl Shop {
             .client
             .place_order(request)
             .await
-            .map_err(|status| from_status("placing the order", &status))?;
+            .map_err(|status| from_status("gateway", "placing the order", &status))?;
         Ok(answer.into_inner().order.unwrap_or_default())
     }
 
@@ -134,8 +135,9 @@ impl Shop {
             .client
             .get_order(connect::authorized(request, &self.token)?)
             .await;
-        let answer =
-            answer.map_err(|status| from_status(&format!("reading order {order_id}"), &status))?;
+        let answer = answer.map_err(|status| {
+            from_status("gateway", &format!("reading order {order_id}"), &status)
+        })?;
         Ok(answer.into_inner().order.unwrap_or_default())
     }
 
@@ -152,8 +154,9 @@ impl Shop {
             .client
             .cancel_order(connect::authorized(request, &self.token)?)
             .await;
-        let answer = answer
-            .map_err(|status| from_status(&format!("cancelling order {order_id}"), &status))?;
+        let answer = answer.map_err(|status| {
+            from_status("gateway", &format!("cancelling order {order_id}"), &status)
+        })?;
         Ok(answer.into_inner().order.unwrap_or_default())
     }
 
@@ -194,7 +197,7 @@ impl Shop {
                 .list_orders(connect::authorized(request, &self.token)?)
                 .await;
             let page = answer
-                .map_err(|status| from_status("listing orders", &status))?
+                .map_err(|status| from_status("gateway", "listing orders", &status))?
                 .into_inner();
             orders.extend(page.orders);
             page_token = page.next_page_token;
@@ -211,8 +214,9 @@ impl Shop {
         order_id: &str,
         mut each: impl FnMut(&Order) -> anyhow::Result<()>,
     ) -> anyhow::Result<Order> {
-        let failed =
-            |status: tonic::Status| from_status(&format!("following order {order_id}"), &status);
+        let failed = |status: tonic::Status| {
+            from_status("gateway", &format!("following order {order_id}"), &status)
+        };
         let message = WatchOrderRequest {
             order_id: order_id.to_owned(),
             customer_id: String::new(),

@@ -59,7 +59,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
                 .list_participants(connect::request(ListParticipantsRequest {}))
                 .await;
             let list = answer
-                .map_err(|status| from_status("listing participants", &status))?
+                .map_err(|status| from_status("coordinator", "listing participants", &status))?
                 .into_inner();
             match common.output {
                 Format::Json => {
@@ -79,7 +79,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
                 }))
                 .await;
             let participant = answer
-                .map_err(|status| from_status("setting the participant", &status))?
+                .map_err(|status| from_status("coordinator", "setting the participant", &status))?
                 .into_inner()
                 .participant;
             output::line(&table(&participant.into_iter().collect::<Vec<_>>()));
@@ -97,7 +97,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             client
                 .pause_participant(connect::request(request))
                 .await
-                .map_err(|status| from_status("pausing", &status))?;
+                .map_err(|status| from_status("coordinator", "pausing", &status))?;
             output::line(&format!(
                 "{name} gets no commands until `sagamesh participants resume {name}`"
             ));
@@ -113,7 +113,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             client
                 .resume_participant(connect::request(request))
                 .await
-                .map_err(|status| from_status("resuming", &status))?;
+                .map_err(|status| from_status("coordinator", "resuming", &status))?;
             output::line(&format!("{name} gets commands again"));
         }
     }

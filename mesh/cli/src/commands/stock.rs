@@ -26,7 +26,8 @@ pub(crate) enum Command {
     Restock {
         /// The item: letters, digits, - and _
         sku: String,
-        /// How many more
+        /// How many more: 1 to 1,000,000,000
+        #[arg(allow_negative_numbers = true, value_parser = quantity)]
         quantity: u64,
         /// Name of the item
         #[arg(long)]
@@ -76,7 +77,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             };
             let answer = client.restock(connect::request(request)).await;
             let item = answer
-                .map_err(|status| from_status("adding stock", &status))?
+                .map_err(|status| from_status("inventory", "adding stock", &status))?
                 .into_inner()
                 .item
                 .unwrap_or_default();
@@ -103,7 +104,7 @@ pub(crate) async fn items(
         let page = client
             .list_items(request)
             .await
-            .map_err(|status| from_status("listing the stock", &status))?
+            .map_err(|status| from_status("inventory", "listing the stock", &status))?
             .into_inner();
         items.extend(page.items);
         page_token = page.next_page_token;
@@ -136,7 +137,7 @@ pub(crate) async fn books(common: &Common) -> anyhow::Result<ExitCode> {
         .get_trial_balance(connect::request(GetTrialBalanceRequest {}))
         .await;
     let books = answer
-        .map_err(|status| from_status("reading the books", &status))?
+        .map_err(|status| from_status("payments", "reading the books", &status))?
         .into_inner();
     match common.output {
         Format::Json => output::line(&output::json(
@@ -164,6 +165,13 @@ pub(crate) async fn books(common: &Common) -> anyhow::Result<ExitCode> {
     } else {
         Exit::EndedOtherwise.into()
     })
+}
+
+fn quantity(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (1..=1_000_000_000).contains(count))
+        .ok_or_else(|| format!("{text} is no quantity: write a number from 1 to 1,000,000,000"))
 }
 
 fn price(text: &str) -> Result<Money, String> {

@@ -75,7 +75,13 @@ async fn greet(running: &Running, empty: bool, data_dir: &std::path::Path) {
         ));
     }
     if runs("gateway") {
-        match token::make(data_dir, "alice", token::CUSTOMER_SCOPES, TOKEN_TTL) {
+        match token::make(
+            data_dir,
+            &token::Names::from_environment(),
+            "alice",
+            token::CUSTOMER_SCOPES,
+            TOKEN_TTL,
+        ) {
             Ok(token) => output::line(&format!(
                 "\nA token of customer alice, for 12 hours:\n\n{token}"
             )),

@@ -72,7 +72,7 @@ async fn book_complaints(stage: &mut Stage, owed: i64) -> anyhow::Result<Vec<Str
         .get_trial_balance(connect::request(GetTrialBalanceRequest {}))
         .await;
     let books = answer
-        .map_err(|status| from_status("reading the books", &status))?
+        .map_err(|status| from_status("payments", "reading the books", &status))?
         .into_inner();
     let mut complaints = Vec::new();
     if !books.balanced {

@@ -73,7 +73,7 @@ impl Stage {
                 }),
             };
             let answer = self.inventory.restock(connect::request(request)).await;
-            answer.map_err(|status| from_status("filling the shop", &status))?;
+            answer.map_err(|status| from_status("inventory", "filling the shop", &status))?;
             *self.stocked.entry(sku).or_default() += quantity;
         }
         Ok(())
@@ -179,7 +179,8 @@ impl Stage {
                 .await
                 .map(|_| ())
         };
-        Ok(answer.map_err(|status| from_status("steering a participant", &status))?)
+        Ok(answer
+            .map_err(|status| from_status("coordinator", "steering a participant", &status))?)
     }
 
     /// Kills the coordinator as `kill -9` does.

@@ -43,7 +43,7 @@ pub(crate) async fn fill(system: &System) -> anyhow::Result<usize> {
     let items = inventory
         .list_items(request)
         .await
-        .map_err(|status| from_status("looking at the stock", &status))?;
+        .map_err(|status| from_status("inventory", "looking at the stock", &status))?;
     if !items.into_inner().items.is_empty() {
         return Ok(0);
     }
@@ -61,7 +61,7 @@ pub(crate) async fn fill(system: &System) -> anyhow::Result<usize> {
         inventory
             .restock(connect::request(request))
             .await
-            .map_err(|status| from_status("filling the shop", &status))?;
+            .map_err(|status| from_status("inventory", "filling the shop", &status))?;
     }
     Ok(ITEMS.len())
 }

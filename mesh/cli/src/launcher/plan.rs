@@ -19,6 +19,29 @@ pub(crate) const SERVICES: [&str; 6] = [
 /// Most replicas of one service: what a block of ports has room for.
 pub(crate) const MAX_REPLICAS: u32 = 5;
 
+/// Variables that no process inherits from the user's shell: each is for one process, and the launcher sets it or leaves
+/// it unset; or it is for the command `sagamesh` alone, and may be a secret.
+pub(crate) const OWN_VARIABLES: [&str; 18] = [
+    "SAGAMESH_LISTEN",
+    "SAGAMESH_ADMIN_LISTEN",
+    "SAGAMESH_ADDRESSES_FILE",
+    "SAGAMESH_DATA_DIR",
+    "SAGAMESH_DATABASE_URL",
+    "SAGAMESH_DRAIN_DELAY",
+    "SAGAMESH_DRAIN_TIMEOUT",
+    "SAGAMESH_EXIT_WITH_PARENT",
+    "SAGAMESH_REPLICA",
+    "SAGAMESH_COORDINATOR",
+    "SAGAMESH_ORDERS",
+    "SAGAMESH_INVENTORY",
+    "SAGAMESH_PAYMENTS",
+    "SAGAMESH_NOTIFICATIONS",
+    "SAGAMESH_BIN_DIR",
+    "SAGAMESH_PORT",
+    "SAGAMESH_POSTGRES",
+    "SAGAMESH_TOKEN",
+];
+
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -189,6 +212,16 @@ mod tests {
         assert!(refused(&[], &[("orders", 0)], true).contains("1 to 5"));
         assert!(refused(&[], &[("order", 2)], true).contains("no service named order"));
         assert!(refused(&["gatway"], &[], true).contains("no service named gatway"));
+    }
+
+    #[test]
+    fn what_the_launcher_sets_is_never_inherited() -> Result<(), Failure> {
+        let plan = Plan::new(&[], &[], false)?;
+        let instances = plan.instances(Path::new("/data"), &Ports::for_test(20_000, 8080), None);
+        for name in instances.iter().flat_map(|one| one.environment.keys()) {
+            assert!(OWN_VARIABLES.contains(&name.as_str()), "{name}");
+        }
+        Ok(())
     }
 
     #[test]

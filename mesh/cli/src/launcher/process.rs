@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::launcher::plan::Instance;
+use crate::launcher::plan::{self, Instance};
 use crate::launcher::ready;
 
 /// First wait before a crashed process is started again; it doubles with every crash.
@@ -172,6 +172,9 @@ fn start(instance: &Instance, binary: &PathBuf) -> anyhow::Result<Child> {
         .open(&instance.log)
         .with_context(|| format!("cannot open the log {}", instance.log.display()))?;
     let mut command = Command::new(binary);
+    for name in plan::OWN_VARIABLES {
+        command.env_remove(name);
+    }
     command
         .envs(&instance.environment)
         .stdin(Stdio::piped())

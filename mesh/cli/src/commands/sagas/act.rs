@@ -98,7 +98,7 @@ pub(super) async fn cancel(
     };
     let answer = operators.cancel_sagas(connect::request(request)).await;
     let answer = answer
-        .map_err(|status| from_status("cancelling sagas", &status))?
+        .map_err(|status| from_status("coordinator", "cancelling sagas", &status))?
         .into_inner();
     Ok(report("being undone", &answer.saga_ids, &answer.refused))
 }
@@ -125,7 +125,7 @@ async fn send(
         .act_on_steps(connect::request(request))
         .await;
     let answer = answer
-        .map_err(|status| from_status("acting on steps", &status))?
+        .map_err(|status| from_status("coordinator", "acting on steps", &status))?
         .into_inner();
     Ok(report("acted on", &answer.saga_ids, &answer.refused))
 }

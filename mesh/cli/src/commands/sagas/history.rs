@@ -66,7 +66,12 @@ async fn follow_until(
             _ => Duration::ZERO,
         };
         if last_answer.elapsed() >= away {
-            return Err(from_status(&format!("following saga {saga_id}"), &failure).into());
+            return Err(from_status(
+                "coordinator",
+                &format!("following saga {saga_id}"),
+                &failure,
+            )
+            .into());
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -90,12 +95,12 @@ pub(crate) async fn until(
     let answer = client
         .watch_saga(request)
         .await
-        .map_err(|status| from_status(&what(), &status))?;
+        .map_err(|status| from_status("coordinator", &what(), &status))?;
     let mut stream = answer.into_inner();
     while let Some(message) = stream
         .message()
         .await
-        .map_err(|status| from_status(&what(), &status))?
+        .map_err(|status| from_status("coordinator", &what(), &status))?
     {
         let Some(event) = message.event else { continue };
         let last = event.version >= version;

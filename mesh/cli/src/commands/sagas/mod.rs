@@ -152,7 +152,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             };
             let answer = client.start_saga(connect::request(request)).await;
             let saga = answer
-                .map_err(|status| from_status("starting the saga", &status))?
+                .map_err(|status| from_status("coordinator", "starting the saga", &status))?
                 .into_inner()
                 .saga
                 .unwrap_or_default();
@@ -180,7 +180,7 @@ pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<Exi
             };
             let answer = client.signal_saga(connect::request(request)).await;
             let accepted = answer
-                .map_err(|status| from_status("sending the signal", &status))?
+                .map_err(|status| from_status("coordinator", "sending the signal", &status))?
                 .into_inner()
                 .accepted;
             output::line(if accepted {
@@ -223,8 +223,9 @@ pub(crate) async fn get(client: &mut Client, saga_id: &str) -> anyhow::Result<Sa
             saga_id: saga_id.to_owned(),
         }))
         .await;
-    let answer =
-        answer.map_err(|status| from_status(&format!("reading saga {saga_id}"), &status))?;
+    let answer = answer.map_err(|status| {
+        from_status("coordinator", &format!("reading saga {saga_id}"), &status)
+    })?;
     Ok(answer.into_inner().saga.unwrap_or_default())
 }
 
@@ -239,8 +240,13 @@ pub(crate) async fn cancel(
         reason,
     };
     let answer = client.cancel_saga(connect::request(request)).await;
-    let answer =
-        answer.map_err(|status| from_status(&format!("cancelling saga {saga_id}"), &status))?;
+    let answer = answer.map_err(|status| {
+        from_status(
+            "coordinator",
+            &format!("cancelling saga {saga_id}"),
+            &status,
+        )
+    })?;
     Ok(answer.into_inner().saga.unwrap_or_default())
 }
 
@@ -328,7 +334,7 @@ async fn list(
         let page = client
             .list_sagas(connect::request(request))
             .await
-            .map_err(|status| from_status("listing sagas", &status))?
+            .map_err(|status| from_status("coordinator", "listing sagas", &status))?
             .into_inner();
         sagas.extend(page.sagas);
         page_token = page.next_page_token;
