@@ -11,9 +11,18 @@ async fn run(
     arguments: &[&str],
     folder: &std::path::Path,
 ) -> anyhow::Result<(Option<i32>, String)> {
+    run_with(arguments, folder, &[]).await
+}
+
+async fn run_with(
+    arguments: &[&str],
+    folder: &std::path::Path,
+    environment: &[(&str, &str)],
+) -> anyhow::Result<(Option<i32>, String)> {
     let mut command = Command::new(binaries::path("sagamesh")?);
     command
         .args(arguments)
+        .envs(environment.iter().copied())
         .env("SAGAMESH_DATA_DIR", folder)
         .env("SAGAMESH_BIN_DIR", binaries::folder()?);
     let output = command
@@ -110,7 +119,7 @@ async fn systems_run_side_by_side_and_share_no_folder() -> anyhow::Result<()> {
 async fn what_cannot_be_is_refused_with_a_sentence() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let empty = folder.path().display().to_string();
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 11] = [
         (&["up", "--replicas", "orders=2"], 2, "needs --postgres"),
         (
             &[
@@ -141,6 +150,13 @@ async fn what_cannot_be_is_refused_with_a_sentence() -> anyhow::Result<()> {
             "cannot connect to PostgreSQL",
         ),
         (&["saga", "list"], 3, "sagamesh up"),
+        (&["token", "--sub", "a b"], 2, "without spaces"),
+        (&["restore", "/none"], 4, "`sagamesh backup` wrote"),
+        (
+            &["stock", "restock", "tea", "--", "-5"],
+            2,
+            "1 to 1,000,000,000",
+        ),
         (&["order", "place", "tea"], 3, "sagamesh up"),
         (&["saga", "retry", "--reason", "x"], 3, "sagamesh up"),
     ];
@@ -164,12 +180,15 @@ async fn a_damaged_database_is_refused_with_its_reason() -> anyhow::Result<()> {
         folder.path().join("payments.db"),
         "this is no database, ".repeat(1_000),
     )?;
-    let (code, message) = run(&["up", "--port", "0"], folder.path()).await?;
+    let backtrace = [("RUST_BACKTRACE", "1")];
+    let (code, message) = run_with(&["up", "--port", "0"], folder.path(), &backtrace).await?;
     assert_eq!(code, Some(1), "{message}");
     assert!(
         message.contains("payments did not start") && message.contains("payments.db"),
         "{message}"
     );
+    assert!(message.contains("| error: "), "{message}");
+    assert!(!message.contains("stack backtrace"), "{message}");
     Ok(())
 }
 
@@ -188,6 +207,8 @@ async fn a_backup_of_a_running_system_can_be_restored() -> anyhow::Result<()> {
     assert!(pending.contains("PENDING"), "{pending}");
     let done = system.sagamesh(&["backup", &backup]).await?;
     assert!(done.contains("databases are in"), "{done}");
+    assert_private(std::path::Path::new(&backup))?;
+    assert_private(system.folder())?;
     let again = system.run(&["backup", &backup]).await?;
     assert!(String::from_utf8_lossy(&again.stderr).contains("not empty"));
     let running = system.run(&["restore", &backup]).await?;
@@ -210,6 +231,49 @@ async fn a_backup_of_a_running_system_can_be_restored() -> anyhow::Result<()> {
     assert_eq!(orders.len(), 2);
     books::check(&restored, &[("tea", 9)]).await?;
     restored.stop().await?;
+    Ok(())
+}
+
+/// Nobody but its owner can enter a folder.
+fn assert_private(folder: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mode = std::fs::metadata(folder)?.permissions().mode() & 0o777;
+    anyhow::ensure!(mode == 0o700, "{} has mode {mode:o}", folder.display());
+    Ok(())
+}
+
+#[tokio::test]
+async fn variables_of_one_service_do_not_leak_from_the_shell() -> anyhow::Result<()> {
+    let names = [
+        ("SAGAMESH_JWT_ISSUER", "https://login.example"),
+        ("SAGAMESH_JWT_AUDIENCE", "shop"),
+    ];
+    let stray = [
+        ("SAGAMESH_DATABASE_URL", "postgres://127.0.0.1:1/stray"),
+        ("SAGAMESH_LISTEN", "127.0.0.1:1"),
+        ("SAGAMESH_DRAIN_DELAY", "60s"),
+        ("SAGAMESH_REPLICA", "stray"),
+    ];
+    let system = System::start_with(Options {
+        environment: names.iter().chain(&stray).copied().collect(),
+        ..Default::default()
+    })
+    .await?;
+    system.restock("tea", 3, 450).await?;
+    let place = ["order", "place", "tea", "--wait"];
+    let (code, message) = run_with(&place, system.folder(), &names).await?;
+    assert_eq!(code, Some(0), "tokens fit the gateway: {message}");
+    let (code, message) = run(&place, system.folder()).await?;
+    assert_eq!(code, Some(4), "another issuer is refused: {message}");
+    assert!(
+        message.contains("sagamesh order ... --token"),
+        "where the option belongs: {message}"
+    );
+    let (code, message) = run(&["saga", "get", "nope"], system.folder()).await?;
+    assert_eq!(code, Some(4), "{message}");
+    assert!(message.contains("sagamesh saga list"), "{message}");
+    system.stop().await?;
     Ok(())
 }
 
