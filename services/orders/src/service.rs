@@ -241,7 +241,8 @@ impl Service {
         if position == 0 {
             return Ok(());
         }
-        let patience = deadline::remaining().unwrap_or(READ_PATIENCE);
+        // Less than there is, so that this answer comes before the deadline itself.
+        let patience = deadline::remaining().map_or(READ_PATIENCE, |left| left * 4 / 5);
         match self.ledger.wait_for_projection(ORDERS, position, patience).await {
             Ok(()) => Ok(()),
             Err(ledger::Error::Timeout(_)) if position > self.ledger.head() => Err(ERRORS.problem(
