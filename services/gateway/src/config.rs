@@ -129,6 +129,22 @@ pub struct LimitConfig {
         value_name = "N"
     )]
     pub max_concurrent_per_subject: NonZeroU32,
+    /// Requests without a valid token under way at a time, reflection included: a share of their own.
+    #[arg(
+        long,
+        env = "SAGAMESH_MAX_ANONYMOUS",
+        default_value_t = 256,
+        value_name = "N"
+    )]
+    pub max_anonymous: usize,
+    /// Requests without a valid token that one address may have under way at a time.
+    #[arg(
+        long,
+        env = "SAGAMESH_MAX_ANONYMOUS_PER_ADDRESS",
+        default_value_t = 64,
+        value_name = "N"
+    )]
+    pub max_anonymous_per_address: usize,
     /// Requests a second that one address may make, on average.
     #[arg(
         long,
@@ -148,7 +164,7 @@ pub struct LimitConfig {
     /// Take the client's address from the last entry of X-Forwarded-For: only behind a proxy that sets it.
     #[arg(long, env = "SAGAMESH_TRUST_FORWARDED_FOR", default_value_t = false)]
     pub trust_forwarded_for: bool,
-    /// Largest body; units B, KiB, MiB.
+    /// Largest body, or gRPC message; units B, KiB, MiB.
     #[arg(long, env = "SAGAMESH_MAX_BODY_BYTES", default_value = "256KiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub max_body_bytes: usize,
     /// The longest that one request may take, `Prefer: wait` not counted; units ms, s, m.

@@ -13,11 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tonic::Code;
 use tracing::Instrument as _;
 
-use crate::ERRORS;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::held::held;
-use crate::limits::{Allowance, TooMany};
+use crate::limits::{Allowance, TooMany, UnderWay};
 use crate::problem::HttpProblem;
+use crate::{ERRORS, patience};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -95,27 +96,74 @@ fn known(method: &Method) -> &'static str {
 /// callers who send their body by the byte.
 const LONGEST: Duration = Duration::from_secs(90);
 
-/// Handles so many requests at a time. A place is kept until the answer's body has ended, so streams count.
+/// Longest that a stranger's request and its answer keep a place.
+const LONGEST_ANONYMOUS: Duration = Duration::from_secs(30);
+
+/// Who calls, or why nobody is known; for [`subject`].
+#[derive(Clone)]
+struct Known(Result<Caller, tonic::Status>);
+
+/// Handles so many requests at a time. A place is kept until the answer's body has ended, so streams count; requests
+/// without a caller take from a small share of their own, and keep it for a bounded time.
 pub(crate) async fn place(
     State(gateway): State<Gateway>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let grpc = is_grpc(request.headers());
-    let Ok(place) = Arc::clone(&gateway.places).try_acquire_owned() else {
-        metrics::counter!("http_server_shed_total").increment(1);
-        let text = "the gateway handles as many requests as it may: try again later";
-        let problem = ERRORS
-            .problem(Code::ResourceExhausted, "OVERLOADED", text)
-            .retry_after(Duration::from_secs(1));
-        return answer_as(problem, StatusCode::SERVICE_UNAVAILABLE, grpc);
+    let token = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let known = gateway.keys.current().verify(token);
+    let (longest, kept) = match &known {
+        Ok(caller) => {
+            let Ok(place) = Arc::clone(&gateway.places).try_acquire_owned() else {
+                let text = "the gateway handles as many requests as it may: try again later";
+                let problem = ERRORS
+                    .problem(Code::ResourceExhausted, "OVERLOADED", text)
+                    .retry_after(Duration::from_secs(1));
+                return shed(problem, grpc);
+            };
+            match gateway.limits.begin(&caller.subject) {
+                Ok(under_way) => (LONGEST, Kept::Caller(place, under_way)),
+                Err(problem) => return answer(problem, grpc),
+            }
+        }
+        Err(_) => {
+            let longest = if grpc {
+                patience::REFLECTION
+            } else {
+                LONGEST_ANONYMOUS
+            };
+            let address = client_address(&request, gateway.trust_forwarded_for);
+            match gateway.anonymous.begin(address, longest) {
+                Ok(place) => (longest, Kept::Stranger(place)),
+                Err(problem) => return shed(problem, grpc),
+            }
+        }
     };
-    let Ok(response) = tokio::time::timeout(LONGEST, next.run(request)).await else {
+    let known = Known(known.map_err(Into::into));
+    request.extensions_mut().insert(known);
+    let Ok(response) = tokio::time::timeout(longest, next.run(request)).await else {
         let text = "the request took too long to arrive or to be answered";
         let problem = ERRORS.problem(Code::DeadlineExceeded, "REQUEST_TIMEOUT", text);
         return answer_as(problem, StatusCode::REQUEST_TIMEOUT, grpc);
     };
-    held(response, place)
+    held(response, kept)
+}
+
+/// What a request keeps until its answer has ended.
+#[expect(dead_code, reason = "kept to be dropped")]
+enum Kept {
+    Caller(tokio::sync::OwnedSemaphorePermit, UnderWay),
+    Stranger(crate::anonymous::Place),
+}
+
+/// A refusal for want of a place.
+fn shed(problem: chassis::Problem, grpc: bool) -> Response {
+    metrics::counter!("http_server_shed_total").increment(1);
+    answer_as(problem, StatusCode::SERVICE_UNAVAILABLE, grpc)
 }
 
 /// A panic in a handler is a problem for its caller alone.
@@ -159,31 +207,24 @@ pub(crate) async fn address(
     }
 }
 
-/// Finds out who calls and limits how often.
+/// Lets callers alone in, and limits how often.
 pub(crate) async fn subject(
     State(gateway): State<Gateway>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let grpc = is_grpc(request.headers());
-    let token = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let caller = match gateway.keys.current().verify(token) {
-        Ok(caller) => caller,
-        Err(problem) => return answer(problem, grpc),
+    let caller = match request.extensions_mut().remove() {
+        Some(Known(Ok(caller))) => caller,
+        Some(Known(Err(status))) => return answer(status, grpc),
+        None => return answer(tonic::Status::internal("a request passed no door"), grpc),
     };
     let allowance = match gateway.limits.subject(&caller.subject) {
         Ok(allowance) => allowance,
         Err(refused) => return too_many(*refused, grpc),
     };
-    let under_way = match gateway.limits.begin(&caller.subject) {
-        Ok(under_way) => under_way,
-        Err(problem) => return answer(problem, grpc),
-    };
     request.extensions_mut().insert(caller);
-    let mut response = held(next.run(request).await, under_way);
+    let mut response = next.run(request).await;
     if !grpc {
         rate_headers(response.headers_mut(), allowance);
         // One customer's data: nobody in between may keep it.
@@ -196,11 +237,12 @@ pub(crate) async fn subject(
 }
 
 /// A refusal as the caller understands it.
-fn answer(problem: chassis::Problem, grpc: bool) -> Response {
+fn answer(problem: impl Into<tonic::Status>, grpc: bool) -> Response {
+    let status = problem.into();
     if grpc {
-        tonic::Status::from(problem).into_http::<axum::body::Body>()
+        status.into_http::<axum::body::Body>()
     } else {
-        HttpProblem::from(problem).into_response()
+        HttpProblem::from(status).into_response()
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use crate::anonymous::Anonymous;
 use crate::backends::Backends;
 use crate::config::Config;
 use crate::keys::Keys;
@@ -28,8 +29,10 @@ pub struct Gateway {
     pub(crate) trust_forwarded_for: bool,
     /// Cancelled when shutdown begins: long answers end.
     pub(crate) draining: CancellationToken,
-    /// Places for requests under way.
+    /// Places for callers' requests under way.
     pub(crate) places: Arc<Semaphore>,
+    /// Places for everybody else's.
+    pub(crate) anonymous: Arc<Anonymous>,
 }
 
 impl Gateway {
@@ -46,6 +49,7 @@ impl Gateway {
             places: Arc::new(Semaphore::new(
                 config.chassis.server.max_concurrent_requests,
             )),
+            anonymous: Arc::new(Anonymous::new(&config.limits)),
         }
     }
 
@@ -61,9 +65,8 @@ impl Gateway {
     /// # Errors
     /// Reflection cannot be built.
     pub fn app(&self, config: &Config) -> anyhow::Result<Router> {
-        let grpc =
-            grpc::routes(self, &config.chassis.server)?.layer(tonic_web::GrpcWebLayer::new());
-        // Inside the door: who calls, and how often.
+        let grpc = grpc::routes(self, config)?.layer(tonic_web::GrpcWebLayer::new());
+        // Inside the door: callers alone, and how often.
         let protected = rest::protected()
             .method_not_allowed_fallback(rest::method_not_allowed)
             .layer(axum::middleware::from_fn_with_state(
@@ -90,7 +93,8 @@ impl Gateway {
                 self.clone(),
                 door::address,
             ))
-            // Around everything that takes time or memory: so many at one time, streams counted until they end.
+            // Around everything that takes time or memory: who calls, and so many at one time, streams counted until they
+            // end. Strangers have few places of their own.
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 door::place,

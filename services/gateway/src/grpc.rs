@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Router;
-use chassis::ServerConfig;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use sagamesh_api::saga::v1::saga_service_server::SagaServiceServer;
@@ -37,8 +36,9 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::ERRORS;
 use crate::auth::Caller;
-use crate::door;
+use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::{door, patience};
 
 /// Full names of the services that are served here.
 pub const SERVICES: [&str; 5] = [
@@ -49,9 +49,12 @@ pub const SERVICES: [&str; 5] = [
     "saga.v1.SagaService",
 ];
 
+/// Largest reflection request: names are short, and everybody may ask.
+const REFLECTION_LIMIT: usize = 16 * 1024;
+
 /// The services behind the token, and reflection beside them for everybody.
-pub(crate) fn routes(gateway: &Gateway, server: &ServerConfig) -> anyhow::Result<Router> {
-    let limit = server.max_request_bytes;
+pub(crate) fn routes(gateway: &Gateway, config: &Config) -> anyhow::Result<Router> {
+    let limit = config.limits.max_body_bytes;
     let protected =
         Routes::new(OrderServiceServer::new(gateway.clone()).max_decoding_message_size(limit))
             .add_service(
@@ -66,11 +69,12 @@ pub(crate) fn routes(gateway: &Gateway, server: &ServerConfig) -> anyhow::Result
             .add_service(SagaServiceServer::new(gateway.clone()).max_decoding_message_size(limit))
             .into_axum_router()
             .reset_fallback()
+            .layer(axum::middleware::from_fn(patience::message))
             .layer(axum::middleware::from_fn_with_state(
                 gateway.clone(),
                 door::subject,
             ));
-    if !server.reflection {
+    if !config.chassis.server.reflection {
         return Ok(protected);
     }
     let reflection = || {
@@ -80,10 +84,13 @@ pub(crate) fn routes(gateway: &Gateway, server: &ServerConfig) -> anyhow::Result
             .iter()
             .fold(builder, |builder, name| builder.with_service_name(*name))
     };
-    let open = Routes::new(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+    let v1 = reflection().build_v1()?;
+    let v1alpha = reflection().build_v1alpha()?;
+    let open = Routes::new(v1.max_decoding_message_size(REFLECTION_LIMIT))
+        .add_service(v1alpha.max_decoding_message_size(REFLECTION_LIMIT))
         .into_axum_router()
-        .reset_fallback();
+        .reset_fallback()
+        .layer(axum::middleware::from_fn(patience::reflection));
     Ok(protected.merge(open))
 }
 

@@ -3,6 +3,7 @@
 //! The gateway keeps no state of its own. It knows who calls (`auth`), how often (`limits`), calls the services for them (`grpc`, `rest`), joins their
 //! answers (`compose`), and says what went wrong in the caller's language (`problem`).
 
+mod anonymous;
 pub mod auth;
 mod backends;
 mod compose;
@@ -14,6 +15,7 @@ pub mod grpc;
 mod held;
 pub mod keys;
 pub mod limits;
+mod patience;
 pub mod problem;
 pub mod rest;
 mod sagas;

@@ -27,6 +27,9 @@ use crate::methods::Methods;
 use crate::process::Process;
 use crate::tasks::Tasks;
 
+/// Largest reflection request: names are short.
+const REFLECTION_LIMIT: usize = 16 * 1024;
+
 /// Serves `routes` with everything around it, until the drain is over.
 pub(crate) async fn serve(
     process: Process,
@@ -49,8 +52,17 @@ pub(crate) async fn serve(
         });
         let [v1, v1alpha] = builder;
         routes = routes
-            .add_service(v1.build_v1().context("cannot build reflection")?)
-            .add_service(v1alpha.build_v1alpha().context("cannot build reflection")?);
+            .add_service(
+                v1.build_v1()
+                    .context("cannot build reflection")?
+                    .max_decoding_message_size(REFLECTION_LIMIT),
+            )
+            .add_service(
+                v1alpha
+                    .build_v1alpha()
+                    .context("cannot build reflection")?
+                    .max_decoding_message_size(REFLECTION_LIMIT),
+            );
     }
 
     let streams_end = CancellationToken::new();

@@ -345,3 +345,52 @@ async fn one_subject_cannot_take_every_place() -> Outcome {
     rig.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn strangers_have_places_of_their_own_and_callers_keep_theirs() -> Outcome {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    let rig = Rig::start(&["--max-anonymous", "2", "--max-anonymous-per-address", "1"]).await;
+    let token = rig.token("ann");
+    let channel = tonic::transport::Endpoint::new(format!("http://{}", rig.address))?;
+    let mut client = ServerReflectionClient::new(channel.connect().await?);
+    let (asking, asked) = tokio::sync::mpsc::channel::<ServerReflectionRequest>(1);
+    let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+    let stream = client.server_reflection_info(asked).await?;
+    let refused = rig.send(Method::GET, "/healthz", &[], "").await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED")
+    );
+    assert_eq!(rig.get("/v1/orders", &token).await.status, StatusCode::OK);
+    drop((asking, stream));
+    while rig.send(Method::GET, "/healthz", &[], "").await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    // What is longer than any name is refused when its length is known.
+    let long = tokio_stream::iter([ServerReflectionRequest {
+        host: "x".repeat(20_000),
+        message_request: None,
+    }]);
+    let mut answers = client.server_reflection_info(long).await?.into_inner();
+    assert!(!matches!(answers.message().await, Ok(Some(_))));
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn addresses_of_services_behind_stay_inside() -> Outcome {
+    let rig = Rig::start(&[]).await;
+    let answer = rig.get("/v1/items", &rig.token("ann")).await;
+    assert_eq!(
+        (answer.status, answer.reason().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "BACKEND_UNAVAILABLE")
+    );
+    assert_eq!(
+        answer.json()["detail"],
+        "inventory does not answer just now: try again"
+    );
+    assert_eq!(answer.header("retry-after"), "1");
+    rig.stop().await;
+    Ok(())
+}
