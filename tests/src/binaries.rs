@@ -29,11 +29,18 @@ pub fn path(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// `cargo test` builds no other package's binaries, so that is done here; what is fresh costs a moment.
+/// `cargo test` builds no other package's binaries, so that is done here; what is fresh costs a moment. `--tests` makes cargo
+/// choose the same features as `cargo test --workspace` did, so that no dependency is built twice.
 fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--workspace", "--bins", "--message-format=json"])
+        .args([
+            "build",
+            "--workspace",
+            "--bins",
+            "--tests",
+            "--message-format=json",
+        ])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit())
         .output()
@@ -44,6 +51,7 @@ fn build() -> anyhow::Result<PathBuf> {
         let message: serde_json::Value =
             serde_json::from_str(line).context("cargo's output is no JSON")?;
         if message["target"]["name"] == "sagamesh"
+            && message["profile"]["test"] == false
             && let Some(executable) = message["executable"].as_str()
         {
             let folder = PathBuf::from(executable).parent().map(PathBuf::from);
