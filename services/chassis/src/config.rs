@@ -48,6 +48,22 @@ pub struct ServerConfig {
         value_name = "N"
     )]
     pub max_concurrent_requests: usize,
+    /// Connections open at one time, held to three quarters of the open files that the process may have.
+    #[arg(
+        long,
+        env = "SAGAMESH_MAX_CONNECTIONS",
+        default_value_t = 8192,
+        value_name = "N"
+    )]
+    pub max_connections: usize,
+    /// Connections of one address open at one time, at a public port (the gateway's).
+    #[arg(
+        long,
+        env = "SAGAMESH_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value_t = 512,
+        value_name = "N"
+    )]
+    pub max_connections_per_address: usize,
     /// Deadline of a unary request that brings none; units ms, s, m, h.
     #[arg(long, env = "SAGAMESH_DEFAULT_DEADLINE", default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
     pub default_deadline: Duration,
@@ -75,6 +91,8 @@ impl Default for ServerConfig {
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             max_request_bytes: 4 * 1024 * 1024,
             max_concurrent_requests: 4096,
+            max_connections: 8192,
+            max_connections_per_address: 512,
             default_deadline: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(8),
             drain_delay: Duration::ZERO,

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -12,10 +14,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::{Builder, Connection};
 use hyper_util::service::TowerToHyperService;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, ServiceExt as _};
 
+use super::guests::{Guests, below_open_files};
 use crate::env::BoxIo;
 use crate::listener::Listener;
 
@@ -37,7 +41,16 @@ pub struct Connections {
     pub protocol: Protocol,
     /// HTTP/2 streams that one connection may open at a time.
     pub max_streams: usize,
+    /// Connections that may be open at a time.
+    pub max_connections: usize,
+    /// Connections of one address that may be open at a time.
+    pub max_per_address: usize,
 }
+
+/// Longest that a connection may take to its first request where strangers connect.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Troubles with accepting are logged once in so long.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 impl Connections {
     /// Serves until `drain` is done, then stops accepting, tells every connection to finish and waits for them for at
@@ -65,6 +78,8 @@ impl Connections {
             TaskTracker::new(),
         );
         let builder = self.builder();
+        let guests = Guests::new(below_open_files(self.max_connections), self.max_per_address);
+        let mut troubles = Troubles::default();
         let mut drain = std::pin::pin!(drain);
         loop {
             let accepted = tokio::select! {
@@ -74,17 +89,32 @@ impl Connections {
             };
             match accepted {
                 Ok((io, peer)) => {
-                    let service = TowerToHyperService::new(make(peer));
+                    let Some(guest) = guests.admit(peer.ip()) else {
+                        troubles.note(&"there are as many as there may be");
+                        continue;
+                    };
+                    let first = Arc::new(AtomicBool::new(false));
+                    let seen = Arc::clone(&first);
+                    let service = make(peer).map_request(move |request| {
+                        seen.store(true, Ordering::Relaxed);
+                        request
+                    });
+                    let service = TowerToHyperService::new(service);
                     let serving = Box::pin(
                         builder
                             .serve_connection(TokioIo::new(io), service)
                             .into_owned(),
                     );
-                    tracker.spawn(connection(serving, finish.clone(), cut.clone()));
+                    let first = (self.protocol == Protocol::Any).then_some(first);
+                    let serving = connection(serving, finish.clone(), cut.clone());
+                    tracker.spawn(async move {
+                        let _guest = guest;
+                        unless_silent(serving, first).await;
+                    });
                 }
                 // Out of file descriptors, or a connection that was gone before it was taken: the listener lives on.
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    troubles.note(&error);
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -158,6 +188,41 @@ where
 {
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
+    }
+}
+
+/// Connections that could not be accepted, logged together: a flood of them must not flood the log.
+#[derive(Default)]
+struct Troubles {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Troubles {
+    fn note(&mut self, error: &dyn std::fmt::Display) {
+        self.count += 1;
+        if self
+            .logged
+            .is_none_or(|logged| logged.elapsed() >= LOG_EVERY)
+        {
+            tracing::warn!(%error, count = self.count, "connections could not be accepted");
+            (self.count, self.logged) = (0, Some(Instant::now()));
+        }
+    }
+}
+
+/// Serves, but gives up when the first request does not come in time.
+async fn unless_silent(serving: impl Future<Output = ()>, first: Option<Arc<AtomicBool>>) {
+    let mut serving = std::pin::pin!(serving);
+    let Some(first) = first else {
+        return serving.await;
+    };
+    tokio::select! {
+        () = &mut serving => return,
+        () = tokio::time::sleep(FIRST_REQUEST) => {}
+    }
+    if first.load(Ordering::Relaxed) {
+        serving.await;
     }
 }
 

@@ -3,6 +3,7 @@
 mod connections;
 mod deadline;
 mod details;
+mod guests;
 mod message_limit;
 mod observe;
 mod panics;
@@ -130,6 +131,11 @@ pub(crate) async fn serve_connections<M, S, B>(
         listener: process.grpc.clone(),
         protocol,
         max_streams: config.max_concurrent_requests,
+        max_connections: config.max_connections,
+        max_per_address: match protocol {
+            Protocol::Http2 => usize::MAX,
+            Protocol::Any => config.max_connections_per_address,
+        },
     };
     let drain = async {
         tasks.draining().cancelled().await;
@@ -154,6 +160,8 @@ pub(crate) fn serve_admin(process: &Process, metrics: PrometheusHandle) {
         listener: process.admin.clone(),
         protocol: Protocol::Any,
         max_streams: 64,
+        max_connections: 256,
+        max_per_address: usize::MAX,
     };
     let admin = Admin {
         readiness: process.readiness.clone(),
