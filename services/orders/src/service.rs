@@ -259,7 +259,13 @@ impl Service {
 
     /// An order of this customer (empty for anybody's).
     async fn owned(&self, order_id: &str, customer_id: &str) -> Result<Order, Problem> {
-        let order = self.queries.get(&order_id.to_ascii_lowercase()).await?;
+        let order_id = order_id.to_ascii_lowercase();
+        let mut order = self.queries.get(&order_id).await?;
+        if order.is_none() {
+            // The read side follows the log: an order that was just placed is there a moment later.
+            self.reach(self.ledger.head()).await?;
+            order = self.queries.get(&order_id).await?;
+        }
         order
             .filter(|order| customer_id.is_empty() || order.customer_id == customer_id)
             .ok_or_else(not_found)
