@@ -52,8 +52,10 @@ async fn two_replicas_on_one_database_never_oversell() {
         .filter(|reserved| *reserved)
         .count();
     assert_eq!(reserved, 30);
-    assert_eq!(replicas[0].counts("cup").await, (0, 30, 0));
-    assert_eq!(replicas[0].counts("bean").await, (70, 30, 0));
+    let heads = replicas.iter().map(|replica| replica.ledger.head());
+    let newest = heads.max().unwrap();
+    assert_eq!(replicas[0].counts_at("cup", newest).await, (0, 30, 0));
+    assert_eq!(replicas[0].counts_at("bean", newest).await, (70, 30, 0));
 }
 
 #[tokio::test]

@@ -110,14 +110,23 @@ impl Shop {
 
     /// (available, reserved, committed), once the read side has seen everything.
     pub(crate) async fn counts(&self, sku: &str) -> (u64, u64, u64) {
-        let item = self.item(sku).await;
+        self.counts_at(sku, self.ledger.head()).await
+    }
+
+    /// As of a position that another replica may have written.
+    pub(crate) async fn counts_at(&self, sku: &str, position: u64) -> (u64, u64, u64) {
+        let item = self.item_at(sku, position).await;
         (item.available, item.reserved, item.committed)
     }
 
     pub(crate) async fn item(&self, sku: &str) -> api::Item {
+        self.item_at(sku, self.ledger.head()).await
+    }
+
+    async fn item_at(&self, sku: &str, min_position: u64) -> api::Item {
         let request = api::GetItemRequest {
             sku: sku.into(),
-            min_position: self.ledger.head(),
+            min_position,
         };
         self.api
             .get_item(Request::new(request))
