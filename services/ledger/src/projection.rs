@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::Tasks;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::log::Log;
 use crate::sql::{Dialect, Tx};
@@ -48,6 +48,7 @@ pub(crate) struct Followers(BTreeMap<&'static str, Handle>);
 
 struct Handle {
     position: watch::Receiver<u64>,
+    hurry: Arc<Notify>,
     rebuild: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
 }
 
@@ -64,10 +65,21 @@ impl Followers {
             let name = projection.name();
             let (rebuild, requests) = mpsc::channel(1);
             let (sender, position) = watch::channel(0);
-            let mut follower =
-                Follower::new(Arc::clone(store), Arc::clone(log), projection, sender);
+            let hurry = Arc::new(Notify::new());
+            let mut follower = Follower::new(
+                Arc::clone(store),
+                Arc::clone(log),
+                projection,
+                sender,
+                Arc::clone(&hurry),
+            );
             follower.prepare().await?;
-            if handles.insert(name, Handle { position, rebuild }).is_some() {
+            let handle = Handle {
+                position,
+                hurry,
+                rebuild,
+            };
+            if handles.insert(name, handle).is_some() {
                 return Err(Error::Config(format!("two projections are named {name}")));
             }
             tasks.spawn("ledger-projection", follower.run(requests, tasks.token()));
@@ -91,7 +103,11 @@ impl Followers {
         position: u64,
         within: Duration,
     ) -> Result<(), Error> {
-        let mut reached = self.find(name)?.position.clone();
+        let handle = self.find(name)?;
+        let mut reached = handle.position.clone();
+        if *reached.borrow() < position {
+            handle.hurry.notify_one();
+        }
         let waiting =
             tokio::time::timeout(within, reached.wait_for(|reached| *reached >= position));
         match waiting.await {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,13 +20,16 @@ const SMALLEST_CHUNK: usize = 8;
 const LARGEST_CHUNK: usize = 512;
 /// When a chunk was larger than this, more is on its way: the next one waits so long for it, which saves transactions.
 const BUSY: usize = 16;
-const LINGER: Duration = Duration::from_millis(3);
+/// Long enough that what begins and ends under load is mostly one row written once. Whoever waits for a position cuts it short.
+const LINGER: Duration = Duration::from_millis(20);
 
 pub(super) struct Follower {
     store: Arc<dyn Store>,
     log: Arc<Log>,
     projection: Box<dyn Projection>,
     position: watch::Sender<u64>,
+    /// Somebody waits for a position.
+    hurry: Arc<Notify>,
     chunk: usize,
     lag: metrics::Gauge,
 }
@@ -37,6 +40,7 @@ impl Follower {
         log: Arc<Log>,
         projection: Box<dyn Projection>,
         position: watch::Sender<u64>,
+        hurry: Arc<Notify>,
     ) -> Self {
         let lag = metrics::gauge!("ledger_projection_lag", "projection" => projection.name());
         Self {
@@ -44,6 +48,7 @@ impl Follower {
             log,
             projection,
             position,
+            hurry,
             chunk: 64,
             lag,
         }
@@ -115,6 +120,7 @@ impl Follower {
             if applied > BUSY && behind < self.chunk as u64 {
                 tokio::select! {
                     () = tokio::time::sleep(LINGER) => {}
+                    () = self.hurry.notified() => {}
                     () = stop.cancelled() => return,
                 }
             }

@@ -35,19 +35,20 @@ impl Shape {
         !self.extras
     }
 
-    /// The SQL. One INSERT alone is a transaction by itself.
+    /// The SQL. One INSERT alone is a transaction by itself. OR ROLLBACK, because a conflict ends the whole batch: so SQLite keeps no journal
+    /// of each statement.
     pub(super) fn text(self) -> String {
         let mut inserts = Vec::new();
         for rows in chunks(self.events) {
             inserts.push(format!(
-                "INSERT INTO ledger_events (position, stream, version, type, data, commit_time, batch) \
+                "INSERT OR ROLLBACK INTO ledger_events (position, stream, version, type, data, commit_time, batch) \
                  SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL",
                 marks(rows, 7)
             ));
         }
         for rows in chunks(self.inbox) {
             inserts.push(format!(
-                "INSERT INTO ledger_inbox (key, value, commit_time) SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL",
+                "INSERT OR ROLLBACK INTO ledger_inbox (key, value, commit_time) SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL",
                 marks(rows, 3)
             ));
         }
