@@ -58,7 +58,7 @@ impl Default for CommitterOptions {
         Self {
             queue: 16_384,
             max_batch: 512,
-            linger: Duration::from_micros(250),
+            linger: Duration::from_micros(100),
             linger_above: 16,
             cache: 100_000,
             snapshot_every: 200,
