@@ -14,10 +14,13 @@ use crate::params;
 use crate::sql::{Dialect, Tx};
 use crate::store::{Durability, Store};
 
-/// Commits wait for a chunk at most about this long.
+/// Commits wait for a chunk at most about this long, as long as the projection keeps up.
 const CHUNK_TIME: Duration = Duration::from_millis(3);
 const SMALLEST_CHUNK: usize = 8;
-const LARGEST_CHUNK: usize = 512;
+const LARGEST_CHUNK: usize = 4096;
+/// Further behind than this, a chunk may take longer in proportion: commits slow down until the projection keeps up. What it is behind is what
+/// the next start waits for.
+const BEHIND: u64 = 4096;
 /// When a chunk was larger than this, more is on its way: the next one waits so long for it, which saves transactions.
 const BUSY: usize = 16;
 /// Long enough that what begins and ends under load is mostly one row written once. Whoever waits for a position cuts it short.
@@ -182,16 +185,18 @@ impl Follower {
         )
         .await?;
         self.store.commit(tx).await?;
-        self.pace(started.elapsed());
+        self.pace(started.elapsed(), self.log.head().saturating_sub(last));
         self.position.send_replace(last);
         Ok(events.len())
     }
 
     /// Larger chunks while they are quick, smaller ones when they hold up commits.
-    fn pace(&mut self, took: Duration) {
-        if took > CHUNK_TIME {
+    fn pace(&mut self, took: Duration, behind: u64) {
+        let factor = u32::try_from(behind / BEHIND).unwrap_or(u32::MAX).max(1);
+        let allowed = CHUNK_TIME.saturating_mul(factor);
+        if took > allowed {
             self.chunk = (self.chunk / 2).max(SMALLEST_CHUNK);
-        } else if took < CHUNK_TIME / 2 {
+        } else if took < allowed / 2 {
             self.chunk = (self.chunk * 2).min(LARGEST_CHUNK);
         }
     }
