@@ -1,0 +1,3 @@
+//! meshd: see the library.
+
+fn main() {}

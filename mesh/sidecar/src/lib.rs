@@ -1,0 +1,1 @@
+//! The data plane of the mesh on one machine.

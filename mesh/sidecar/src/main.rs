@@ -1,0 +1,3 @@
+//! The sidecar: see the library.
+
+fn main() {}
