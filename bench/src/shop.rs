@@ -113,7 +113,7 @@ impl Open {
         let pids = system["processes"].as_array().into_iter().flatten();
         let pids = pids.filter_map(|process| {
             Some((
-                process["service"].as_str()?.to_owned(),
+                process["label"].as_str()?.to_owned(),
                 process["pid"].to_string(),
             ))
         });

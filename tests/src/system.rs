@@ -130,16 +130,28 @@ impl System {
             .to_owned())
     }
 
-    /// A channel straight to a service.
+    /// A channel to a service, as the operator: through the mesh, or straight when the system has none.
     ///
     /// # Errors
     /// When there is no such service.
     pub fn channel(&self, service: &str) -> anyhow::Result<PeerChannel> {
         let record = self.record()?;
-        let url = process(&record, service)?["url"]
-            .as_str()
-            .context("a process without URL")?;
-        Ok(chassis::channel(&Env::system(), url))
+        let process = process(&record, service)?;
+        let Some(outbound) = record["mesh"]["outbound"].as_str() else {
+            let url = process["url"].as_str().context("a process without URL")?;
+            return Ok(chassis::channel(&Env::system(), url));
+        };
+        self.channel_through(outbound, service)
+    }
+
+    /// A channel to a service through the sidecar that takes requests at `outbound`.
+    ///
+    /// # Errors
+    /// When that is no address.
+    pub fn channel_through(&self, outbound: &str, service: &str) -> anyhow::Result<PeerChannel> {
+        let env = Env::system().through(Some(outbound.parse()?));
+        let url = format!("http://{service}.sagamesh.svc.cluster.local:50051");
+        Ok(chassis::channel(&env, &url))
     }
 
     /// Runs the `sagamesh` command on this system.
@@ -316,15 +328,15 @@ pub async fn runs(pid: u64) -> anyhow::Result<bool> {
     Ok(!state.trim().is_empty() && !state.trim().starts_with('Z'))
 }
 
-fn process<'a>(
-    record: &'a serde_json::Value,
-    service: &str,
-) -> anyhow::Result<&'a serde_json::Value> {
+/// The first process of a service; or a process by its own name, such as `meshd` or `orders-0-sidecar`.
+fn process<'a>(record: &'a serde_json::Value, name: &str) -> anyhow::Result<&'a serde_json::Value> {
     let processes = record["processes"].as_array().context("no processes")?;
     processes
         .iter()
-        .find(|process| process["service"] == service)
-        .with_context(|| format!("no {service}"))
+        .find(|process| {
+            process["label"] == name || (process["service"] == name && process["role"] == "service")
+        })
+        .with_context(|| format!("no {name}"))
 }
 
 /// Reads until the greeting is complete, or the launcher has ended.
