@@ -130,28 +130,42 @@ impl System {
             .to_owned())
     }
 
-    /// A channel to a service, as the operator: through the mesh, or straight when the system has none.
+    /// A channel to a service, as the operator.
     ///
     /// # Errors
     /// When there is no such service.
     pub fn channel(&self, service: &str) -> anyhow::Result<PeerChannel> {
-        let record = self.record()?;
-        let process = process(&record, service)?;
-        let Some(outbound) = record["mesh"]["outbound"].as_str() else {
-            let url = process["url"].as_str().context("a process without URL")?;
-            return Ok(chassis::channel(&Env::system(), url));
-        };
-        self.channel_through(outbound, service)
+        self.channel_as("operator-0", service)
     }
 
-    /// A channel to a service through the sidecar that takes requests at `outbound`.
+    /// A channel to a service through the sidecar of a workload, and so with its identity; straight when the system has no
+    /// mesh.
     ///
     /// # Errors
-    /// When that is no address.
-    pub fn channel_through(&self, outbound: &str, service: &str) -> anyhow::Result<PeerChannel> {
+    /// When there is no such service or workload.
+    pub fn channel_as(&self, pod: &str, service: &str) -> anyhow::Result<PeerChannel> {
+        let record = self.record()?;
+        let process = process(&record, service)?;
+        if record["mesh"].is_null() {
+            let url = process["url"].as_str().context("a process without URL")?;
+            return Ok(chassis::channel(&Env::system(), url));
+        }
+        let (outbound, _) = self.sidecar(pod)?;
         let env = Env::system().through(Some(outbound.parse()?));
         let url = format!("http://{service}.sagamesh.svc.cluster.local:50051");
         Ok(chassis::channel(&env, &url))
+    }
+
+    /// Where a workload's sidecar takes requests (`host:port`), and the URL of its admin side.
+    ///
+    /// # Errors
+    /// When there is no such workload.
+    pub fn sidecar(&self, pod: &str) -> anyhow::Result<(String, String)> {
+        let record = self.record()?;
+        let sidecar = process(&record, &format!("{pod}-sidecar"))?;
+        let text = |name: &str| sidecar[name].as_str().context("a sidecar without address");
+        let outbound = text("url")?.trim_start_matches("http://").to_owned();
+        Ok((outbound, text("admin")?.to_owned()))
     }
 
     /// Runs the `sagamesh` command on this system.

@@ -19,22 +19,10 @@ async fn place(system: &System) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a workload's sidecar takes requests, and where its metrics are.
-fn sidecar(system: &System, pod: &str) -> anyhow::Result<(String, String)> {
-    let record = system.record()?;
-    let label = format!("{pod}-sidecar");
-    let processes = record["processes"].as_array().context("no processes")?;
-    let found = processes.iter().find(|process| process["label"] == label);
-    let found = found.with_context(|| format!("no {label}"))?;
-    let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
-    let outbound = text("url").trim_start_matches("http://").to_owned();
-    Ok((outbound, text("admin")))
-}
-
 /// Asks payments for a payment that is not there, as a workload.
 async fn ask_payments(system: &System, pod: &str) -> Result<Response<GetPaymentResponse>, Status> {
-    let channel = sidecar(system, pod)
-        .and_then(|(outbound, _)| system.channel_through(&outbound, "payments"))
+    let channel = system
+        .channel_as(pod, "payments")
         .map_err(|error| Status::internal(error.to_string()))?;
     PaymentServiceClient::new(channel)
         .get_payment(GetPaymentRequest {
@@ -91,7 +79,7 @@ async fn every_hop_of_an_order_is_encrypted_and_known() -> anyhow::Result<()> {
         );
     }
     for pod in ["coordinator-0", "orders-0", "inventory-0", "payments-0"] {
-        let (_, admin) = sidecar(&system, pod)?;
+        let (_, admin) = system.sidecar(pod)?;
         let metrics = rest::get(&admin, "/metrics", None).await?.text;
         let inbound: Vec<_> = metrics
             .lines()

@@ -118,7 +118,11 @@ async fn processes(system: &System) -> Vec<Finding> {
             .map(|(process, _)| *process)
             .collect();
         if away.is_empty() {
-            findings.push(good(subject, format!("all {} ready", mine.count())));
+            let text = match mine.count() {
+                1 => "ready".to_owned(),
+                many => format!("all {many} ready"),
+            };
+            findings.push(good(subject, text));
         }
         for process in away {
             let state = match process.pid {
