@@ -49,8 +49,10 @@ pub fn read(sources: &[Source]) -> Result<Policy, Vec<Fault>> {
     route::attach(&objects, &mut policy, &mut faults);
     access::attach(&objects, &mut policy, &mut faults);
     for document in &all {
-        if let Manifest::Service(_) = &document.manifest {
-            must_end_in_a_catch_all(&policy, document, &mut faults);
+        match &document.manifest {
+            Manifest::Service(_) => must_end_in_a_catch_all(&policy, document, &mut faults),
+            Manifest::Server(_) => must_be_alone(&policy, document, &mut faults),
+            _ => {}
         }
     }
     if faults.is_empty() {
@@ -302,6 +304,32 @@ fn must_end_in_a_catch_all(policy: &Policy, document: &Document, faults: &mut Ve
                 port.port
             );
             faults.push(document.fault(&at("spec.ports"), message));
+        }
+    }
+}
+
+/// Which of two Servers of one port would decide is chance: told at the second one.
+fn must_be_alone(policy: &Policy, document: &Document, faults: &mut Vec<Fault>) {
+    let metadata = document.manifest.metadata();
+    let key = Key::new(&metadata.namespace, &metadata.name);
+    let Some(server) = policy.servers.get(&key) else {
+        return;
+    };
+    let earlier = policy.servers.range(..&key).map(|(_, other)| other);
+    for other in earlier.filter(|other| other.key.namespace == key.namespace) {
+        // Pods are not known here; the Services say which there are to be.
+        let both = policy.services.values().find(|service| {
+            service.key.namespace == key.namespace
+                && server.port == other.port
+                && server.selector.selects(&service.selector)
+                && other.selector.selects(&service.selector)
+        });
+        if let Some(service) = both {
+            let message = format!(
+                "this Server and {} both select the pods of Service {} and the same port",
+                other.key.name, service.key.name
+            );
+            faults.push(document.fault(&at("spec.podSelector"), message));
         }
     }
 }

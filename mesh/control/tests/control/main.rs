@@ -1,7 +1,9 @@
 //! meshd, served in process, with the real policy files in a temporary folder.
 
+mod consul;
 mod identity;
 mod policy_files;
 mod proxies;
+mod purity;
 mod registrations;
 mod rig;
