@@ -2,6 +2,7 @@
 
 mod consul;
 mod identity;
+mod killed;
 mod policy_files;
 mod proxies;
 mod purity;
