@@ -14,6 +14,7 @@ pub mod api;
 pub mod ca;
 pub mod cluster_ip;
 mod config;
+pub mod consul;
 mod files;
 pub mod keeper;
 pub mod policy;
@@ -26,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use chassis::Process;
+use chassis::{Listener, Process};
 use linkerd2_proxy_api::destination::destination_server::DestinationServer;
 use linkerd2_proxy_api::identity::identity_server::IdentityServer;
 use linkerd2_proxy_api::inbound::inbound_server_policies_server::InboundServerPoliciesServer;
@@ -58,8 +59,18 @@ const SERVICES: [&str; 6] = [
 /// # Errors
 /// When its policy, certificate authority or registry cannot be loaded, with what to do.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
+    // Bound before anything is loaded: an address that is taken is known at once.
+    let consul = config
+        .options
+        .consul_listen
+        .0
+        .map(Listener::bind)
+        .transpose()?;
     let plane = Plane::open(&config.options, &process)?;
     let tasks = process.tasks.clone();
+    if let Some(listener) = consul {
+        consul::serve(listener, plane.registry.clone(), &tasks);
+    }
     let served = process.serve(plane.routes(), &SERVICES).await;
     tasks.token().cancel();
     served

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{Answers, ERRORS};
 use crate::registry::Registry;
 use crate::registry::spec::{Health, InstanceSpec, MAX_CHECKS};
-use crate::registry::table::Entry;
+use crate::registry::table::{Entry, Refused};
 use crate::workload::{Workload, Workloads};
 
 /// Most instances in an answer.
@@ -116,11 +116,11 @@ impl RegistryService for Registrations {
         let spec = convert::spec(&api)?;
         self.must_be_its_pod(&api, &spec)?;
         let entry = self.registry.register(spec).await.map_err(|refused| {
-            ERRORS.problem(
-                Code::ResourceExhausted,
-                "REGISTRY_FULL",
-                refused.to_string(),
-            )
+            let (code, reason) = match refused {
+                Refused::Full => (Code::ResourceExhausted, "REGISTRY_FULL"),
+                Refused::IsPod => (Code::FailedPrecondition, "POD_MISMATCH"),
+            };
+            ERRORS.problem(code, reason, refused.to_string())
         })?;
         Ok(Response::new(RegisterResponse {
             instance: Some(convert::instance(&entry)),

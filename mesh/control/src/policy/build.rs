@@ -15,7 +15,7 @@ use super::model::{
     ServerProtocol, Service, ServicePort, all_networks,
 };
 use super::value::is_name;
-use super::{Source, route};
+use super::{Source, route, rules};
 
 /// Most faults that are told at once.
 const MAX_FAULTS: usize = 50;
@@ -49,9 +49,7 @@ pub fn read(sources: &[Source]) -> Result<Policy, Vec<Fault>> {
     route::attach(&objects, &mut policy, &mut faults);
     access::attach(&objects, &mut policy, &mut faults);
     for document in &all {
-        if let Manifest::Service(_) = &document.manifest {
-            must_end_in_a_catch_all(&policy, document, &mut faults);
-        }
+        rules::check(&policy, document, &mut faults);
     }
     if faults.is_empty() {
         Ok(policy)
@@ -278,30 +276,5 @@ fn selector(document: &Document, spec: &LabelSelectorSpec, faults: &mut Vec<Faul
     Selector {
         labels: spec.match_labels.clone(),
         expressions,
-    }
-}
-
-/// One route of a Service hides the default that takes everything: without a rule for the rest, the rest would fail.
-fn must_end_in_a_catch_all(policy: &Policy, document: &Document, faults: &mut Vec<Fault>) {
-    let metadata = document.manifest.metadata();
-    let key = Key::new(&metadata.namespace, &metadata.name);
-    let Some(service) = policy.services.get(&key) else {
-        return;
-    };
-    for port in &service.ports {
-        let routes: Vec<_> = service.routes_for(port.port).collect();
-        let catches = routes.iter().any(|route| {
-            route
-                .rules
-                .iter()
-                .any(|rule| rule.matches.is_empty() || rule.matches.iter().any(|one| one.is_all()))
-        });
-        if !routes.is_empty() && !catches {
-            let message = format!(
-                "port {} of this Service has routes and none that takes the rest: add one whose rule has no matches",
-                port.port
-            );
-            faults.push(document.fault(&at("spec.ports"), message));
-        }
     }
 }

@@ -10,6 +10,9 @@ use super::manifest::Manifest;
 
 /// Most documents in a file.
 const MAX_DOCUMENTS: usize = 256;
+/// Most events of the parser in a document, and most that aliases may repeat: a short text must not become a long one.
+const MAX_EVENTS: usize = 50_000;
+const MAX_REPLAYED: usize = 5_000;
 
 /// A document that was understood as far as its shape goes.
 #[derive(Debug)]
@@ -135,7 +138,11 @@ pub(super) fn typed<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Misfi
     let mut path = Path::default();
     let read = serde_saphyr::with_deserializer_from_str_with_options(
         text,
-        serde_saphyr::options! { with_snippet: false },
+        serde_saphyr::options! {
+            with_snippet: false,
+            budget: serde_saphyr::budget! { max_events: MAX_EVENTS, max_nodes: MAX_EVENTS },
+            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED }
+        },
         |deserializer| {
             serde_path_to_error::deserialize(deserializer).map_err(|error| {
                 path = Path::from(error.path());

@@ -8,13 +8,16 @@
 
 mod access;
 mod annotation;
+mod authentication;
 mod build;
+mod condition;
 mod document;
 pub mod explain;
 mod fault;
 mod manifest;
 mod model;
 mod route;
+mod rules;
 mod value;
 
 pub use build::read;

@@ -23,6 +23,8 @@ use table::{Entry, Refused, Table};
 
 /// How often leases and reports are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
+/// From when on a pause between two looks means that this process was stopped, or the machine overloaded.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// The registry of a mesh. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -76,7 +78,7 @@ impl Registry {
     /// Adds or replaces an instance; it is on disk when this returns.
     ///
     /// # Errors
-    /// If the registry is full.
+    /// If the registry is full, or a pod would be replaced by something else.
     pub async fn register(&self, spec: InstanceSpec) -> Result<Entry, Refused> {
         let id = spec.id.clone();
         let now = self.0.env.clock.now_millis();
@@ -284,10 +286,24 @@ impl Registry {
     /// Removes what has not been renewed.
     async fn sweep(self) {
         let stop = self.0.tasks.token();
+        let mut last = Instant::now();
         let mut tick = tokio::time::interval(SWEEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            let expired = self.table().expire(Instant::now());
+            let now = Instant::now();
+            let gap = now.saturating_duration_since(last).saturating_sub(SWEEP);
+            last = now;
+            let expired = {
+                let mut table = self.table();
+                if gap >= STOOD_STILL {
+                    tracing::warn!(
+                        ?gap,
+                        "this process stood still: leases are prolonged by that"
+                    );
+                    table.stood_still(gap);
+                }
+                table.expire(now)
+            };
             for id in expired {
                 self.stop_checks(&id);
                 metrics::counter!("mesh_registry_expired_total").increment(1);

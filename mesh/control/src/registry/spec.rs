@@ -49,6 +49,9 @@ pub struct InstanceSpec {
     pub pod: Option<String>,
     /// How long it stays without a renewal; `None` for ever.
     pub lease: Option<Duration>,
+    /// How long it stays while it is critical; `None` for ever.
+    #[serde(default)]
+    pub critical_limit: Option<Duration>,
 }
 
 /// A condition of health.
@@ -62,8 +65,15 @@ pub struct CheckSpec {
     pub interval: Duration,
     /// Of one run.
     pub timeout: Duration,
+    /// What it counts as before its first result.
+    #[serde(default = "critical")]
+    pub initial: Health,
     /// What is checked.
     pub kind: CheckKind,
+}
+
+fn critical() -> Health {
+    Health::Critical
 }
 
 /// What is checked.

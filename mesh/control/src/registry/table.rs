@@ -17,6 +17,11 @@ pub enum Refused {
     /// There are too many.
     #[error("the registry holds {MAX_INSTANCES} instances, which is all it takes: deregister some")]
     Full,
+    /// It would take the place of an instance of the mesh.
+    #[error(
+        "an instance of this id is a pod of the mesh, and only the pod may replace it: choose another id"
+    )]
+    IsPod,
 }
 
 /// An instance as the registry knows it.
@@ -38,6 +43,7 @@ pub struct Entry {
     pub create_index: u64,
     renewed: Instant,
     reported: Vec<Instant>,
+    critical_since: Option<Instant>,
 }
 
 /// A check's last result.
@@ -57,6 +63,18 @@ impl Entry {
             .map(|result| result.health)
             .max()
             .unwrap_or(Health::Passing)
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let ill_for = self
+            .critical_since
+            .map(|since| now.saturating_duration_since(since));
+        self.remaining(now) == Some(Duration::ZERO)
+            || self
+                .spec
+                .critical_limit
+                .zip(ill_for)
+                .is_some_and(|(limit, ill_for)| ill_for >= limit)
     }
 
     /// How long it stays without a renewal; `None` for ever.
@@ -107,6 +125,7 @@ impl Table {
                 create_index: record.create_index,
                 renewed: now,
                 reported,
+                critical_since: None,
                 spec: record.spec,
             };
             (entry.spec.id.clone(), entry)
@@ -149,7 +168,7 @@ impl Table {
     /// disappear for a moment.
     ///
     /// # Errors
-    /// If the registry is full.
+    /// If the registry is full, or a pod would be replaced by something else.
     pub fn register(
         &mut self,
         spec: InstanceSpec,
@@ -159,6 +178,9 @@ impl Table {
         let known = self.entries.get(&spec.id);
         if known.is_none() && self.entries.len() >= MAX_INSTANCES {
             return Err(Refused::Full);
+        }
+        if known.is_some_and(|known| known.spec.pod.is_some() && known.spec.pod != spec.pod) {
+            return Err(Refused::IsPod);
         }
         if let Some(known) = known
             && known.spec == spec
@@ -178,7 +200,7 @@ impl Table {
                 known.results.get(place).cloned()
             });
             kept.unwrap_or_else(|| CheckResult {
-                health: Health::Critical,
+                health: check.initial,
                 output: "not checked yet".to_owned(),
             })
         });
@@ -192,6 +214,7 @@ impl Table {
             create_index: known.map_or(self.index, |known| known.create_index),
             renewed: now,
             reported: vec![now; spec.checks.len()],
+            critical_since: None,
             spec,
         };
         self.entries.insert(entry.spec.id.clone(), entry.clone());
@@ -268,17 +291,22 @@ impl Table {
         removed
     }
 
-    /// Removes instances whose lease is over and fails checks that nobody reported to. The ids of those removed.
-    pub fn expire(&mut self, now: Instant) -> Vec<String> {
-        let over: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.remaining(now) == Some(Duration::ZERO))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in &over {
-            self.deregister(id);
+    /// This process stood still for so long: nobody could renew or report meanwhile, and the time counts for nothing.
+    pub fn stood_still(&mut self, gap: Duration) {
+        for entry in self.entries.values_mut() {
+            entry.renewed += gap;
+            for reported in &mut entry.reported {
+                *reported += gap;
+            }
+            if let Some(since) = &mut entry.critical_since {
+                *since += gap;
+            }
         }
+    }
+
+    /// Fails checks that nobody reported to, then removes instances whose lease is over and those that have been critical
+    /// for longer than they said. The ids of those removed.
+    pub fn expire(&mut self, now: Instant) -> Vec<String> {
         for entry in self.entries.values_mut() {
             for (place, check) in entry.spec.checks.iter().enumerate() {
                 let CheckKind::Ttl { ttl } = check.kind else {
@@ -294,6 +322,20 @@ impl Table {
                     entry.modify_index = self.index;
                 }
             }
+            if entry.health() == Health::Critical {
+                entry.critical_since.get_or_insert(now);
+            } else {
+                entry.critical_since = None;
+            }
+        }
+        let over: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.is_over(now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &over {
+            self.deregister(id);
         }
         over
     }

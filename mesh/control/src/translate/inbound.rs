@@ -228,7 +228,7 @@ fn rate_limit(limit: &RateLimit) -> inbound::HttpLocalRateLimit {
         requests_per_second,
     };
     inbound::HttpLocalRateLimit {
-        metadata: Some(resource(LINKERD, "httplocalratelimitpolicy", &limit.key, 0)),
+        metadata: Some(resource(LINKERD, "HTTPLocalRateLimitPolicy", &limit.key, 0)),
         total: limit.total.map(rate),
         identity: limit.identity.map(rate),
         overrides: limit

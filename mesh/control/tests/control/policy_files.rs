@@ -400,6 +400,46 @@ fn yaml_that_is_none_is_refused_with_its_line() {
 }
 
 #[test]
+fn two_servers_of_one_port_are_refused() {
+    let server = |name: &str| {
+        format!(
+            "apiVersion: policy.linkerd.io/v1beta3
+kind: Server
+metadata:
+  name: {name}
+  namespace: sagamesh
+spec:
+  podSelector:
+    matchLabels:
+      app: orders
+  port: grpc
+---
+"
+        )
+    };
+    let (line, field, message) = fault(&format!("{SERVICE}{}{}", server("a"), server("b")));
+    assert_eq!((line, field.as_str()), (31, "spec.podSelector"));
+    assert!(
+        message.contains("this Server and a both select"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_document_that_grows_without_end_is_refused() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let alias = format!("*a{}, ", level - 1).repeat(10);
+        text += &format!("a{level}: &a{level} [{}]\n", alias.trim_end_matches(", "));
+    }
+    let (_, _, message) = fault(&text);
+    assert!(
+        message.contains("alias") || message.contains("budget") || message.contains("limit"),
+        "{message}"
+    );
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let text = format!(
         "{}{}",

@@ -11,7 +11,7 @@ use linkerd2_proxy_api::outbound::{self, TrafficSpec, proxy_protocol, traffic_sp
 use mesh_control::policy::{self, Key, Policy};
 use mesh_control::translate;
 use mesh_control::translate::inbound::Pod;
-use sagamesh_api::mesh::v1::{ExplainRequest, ListServicesRequest};
+use sagamesh_api::mesh::v1::{ExplainRequest, ListRoutesRequest, ListServicesRequest};
 use tonic::Code;
 
 use crate::registrations::instance;
@@ -416,6 +416,38 @@ async fn endpoints_come_and_go_with_their_instances() {
     rig.drain().await;
     // Streams end, so that the process can.
     assert!(matches!(all.message().await, Ok(None) | Err(_)));
+}
+
+#[tokio::test]
+async fn routes_are_shown_with_what_they_do() {
+    let mut rig = Rig::started().await;
+    let routes = rig
+        .operator()
+        .list_routes(ListRoutesRequest {})
+        .await
+        .expect("an answer")
+        .into_inner()
+        .routes;
+    let of = |parent: &str, name: &str| {
+        routes
+            .iter()
+            .find(|route| route.parent == parent && route.name == name)
+            .expect("the route")
+    };
+    let outbound = of("Service/inventory", "GRPCRoute/inventory-idempotent");
+    assert_eq!(
+        outbound.effects,
+        ["timeout 5s", "up to 2 retries on UNAVAILABLE"]
+    );
+    assert_eq!(
+        outbound.matches[0],
+        "/shop.inventory.v1.InventoryService/CheckAvailability"
+    );
+    let inbound = of("Server/orders-grpc", "HTTPRoute/orders-feed");
+    assert_eq!(inbound.matches, ["/ledger.v1.FeedService/Subscribe"]);
+    assert_eq!(inbound.effects, ["notifications.sagamesh"]);
+    assert_eq!(of("Service/orders", "GRPCRoute/orders-rest").matches, ["*"]);
+    rig.drain().await;
 }
 
 #[tokio::test]

@@ -337,6 +337,7 @@ fn spec(id: &str) -> InstanceSpec {
         checks: Vec::new(),
         pod: None,
         lease: None,
+        critical_limit: None,
     }
 }
 
@@ -353,6 +354,7 @@ fn leases_and_reports_run_out() {
         name: String::new(),
         interval: Duration::ZERO,
         timeout: Duration::ZERO,
+        initial: Health::Critical,
         kind: CheckKind::Ttl {
             ttl: Duration::from_secs(5),
         },
@@ -368,7 +370,14 @@ fn leases_and_reports_run_out() {
     assert_eq!(health(&table), Some(Health::Passing));
     assert!(table.expire(later(5)).is_empty());
     assert_eq!(health(&table), Some(Health::Critical));
+    let mut ill = spec("ill");
+    ill.checks = table.get("reported").expect("there").spec.checks.clone();
+    ill.critical_limit = Some(Duration::from_secs(8));
+    table.register(ill, 0, later(5)).expect("taken");
+    assert!(table.expire(later(6)).is_empty());
     table.renew("leased", None, later(9)).expect("there");
+    assert!(table.expire(later(13)).is_empty());
+    assert_eq!(table.expire(later(14)), ["ill"], "critical since 6");
     assert!(table.expire(later(18)).is_empty());
     assert_eq!(table.expire(later(19)), ["leased"]);
     assert!(table.get("leased").is_none());
@@ -393,6 +402,34 @@ fn the_same_registration_again_changes_nothing() {
         table.get("a").map(|entry| entry.health()),
         Some(Health::Passing)
     );
+}
+
+#[test]
+fn a_pod_is_replaced_by_itself_alone() {
+    let now = Instant::now();
+    let mut table = Table::default();
+    let mut pod = spec("orders-0");
+    pod.pod = Some("orders-0".to_owned());
+    table.register(pod.clone(), 0, now).expect("taken");
+    assert_eq!(
+        table.register(spec("orders-0"), 0, now).err(),
+        Some(Refused::IsPod)
+    );
+    pod.tags = vec!["new".to_owned()];
+    assert!(table.register(pod, 0, now).is_ok());
+}
+
+#[test]
+fn time_in_which_nobody_could_renew_does_not_count() {
+    let now = Instant::now();
+    let later = |seconds| now + Duration::from_secs(seconds);
+    let mut table = Table::default();
+    let mut leased = spec("leased");
+    leased.lease = Some(Duration::from_secs(10));
+    table.register(leased, 0, now).expect("taken");
+    table.stood_still(Duration::from_secs(60));
+    assert!(table.expire(later(69)).is_empty());
+    assert_eq!(table.expire(later(70)), ["leased"]);
 }
 
 #[test]

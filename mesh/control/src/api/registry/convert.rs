@@ -42,6 +42,7 @@ pub(super) fn spec(given: &api::InstanceSpec) -> Result<InstanceSpec, Problem> {
         checks,
         pod: given.pod.as_ref().map(|pod| pod.name.clone()),
         lease,
+        critical_limit: None,
     };
     let mut all = Violations::new();
     for (field, message) in wrong.iter().chain(spec.violations().iter()) {
@@ -93,6 +94,7 @@ fn check_spec(
         id,
         interval: duration(&check.interval, DEFAULT_INTERVAL, "interval")?,
         timeout: duration(&check.timeout, DEFAULT_TIMEOUT, "timeout")?,
+        initial: Health::Critical,
         kind,
     })
 }
