@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use chassis::config::{LogFormat, TelemetryConfig};
-use chassis::telemetry::Telemetry;
 use mesh_sidecar::{Config, Sidecar};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 /// What linkerd2-proxy ends with when its environment is unusable.
 const BAD_ENVIRONMENT: u8 = 64;
@@ -30,21 +29,12 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    let telemetry = TelemetryConfig {
-        log_filter: config.log.clone(),
-        log_format: if config.log_json {
-            LogFormat::Json
-        } else {
-            LogFormat::Text
-        },
-        otlp_endpoint: None,
-    };
+    log_to_stderr(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
-        let telemetry = Telemetry::init("sidecar", &telemetry)?;
         let exit_with_parent = config.exit_with_parent;
         let sidecar = Sidecar::start(config).await?;
         let parent_gone = CancellationToken::new();
@@ -63,11 +53,30 @@ fn run(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => tracing::warn!("second signal: ending at once"),
             _ = terminate.recv() => tracing::warn!("second signal: ending at once"),
         }
-        telemetry.shutdown().await;
         anyhow::Ok(())
     });
     runtime.shutdown_background();
     result
+}
+
+/// Logs alone: traces pass through a sidecar untouched, and it sends none of its own.
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log).with_context(|| {
+        format!(
+            "the log filter LINKERD2_PROXY_LOG `{}` is not valid: write for example info,h2=warn",
+            config.log
+        )
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    let installed = if config.log_json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.try_init()
+    };
+    installed.map_err(|error| anyhow::anyhow!("cannot set up logs: {error}"))
 }
 
 /// The end of stdin begins the drain. A plain thread: it may wait for ever, and ends with the process.

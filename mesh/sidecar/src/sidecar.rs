@@ -137,12 +137,7 @@ impl Sidecar {
             let (accept, stop) = (accept.clone(), accepting[0].clone());
             tasks.spawn(async move {
                 accept
-                    .run(
-                        inbound_listener,
-                        permits,
-                        stop,
-                        |stream, address, permit| Accepted::Inbound(stream, address, permit),
-                    )
+                    .run(inbound_listener, permits, stop, Accepted::Inbound)
                     .await;
                 drop(followed);
             });

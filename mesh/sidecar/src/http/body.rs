@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -33,7 +33,7 @@ pub(crate) struct ResponseBody {
 enum Source {
     Empty,
     #[cfg(test)]
-    Full(Option<Bytes>, Option<HeaderMap>),
+    Full(Option<Bytes>, Option<http::HeaderMap>),
     Incoming(Incoming),
     /// Frames that were looked at, then the rest.
     Peeked(VecDeque<Frame<Bytes>>, Incoming),
@@ -47,7 +47,7 @@ impl ResponseBody {
 
     /// A body in one piece, with trailers.
     #[cfg(test)]
-    pub(crate) fn full(data: Option<Bytes>, trailers: Option<HeaderMap>) -> Self {
+    pub(crate) fn full(data: Option<Bytes>, trailers: Option<http::HeaderMap>) -> Self {
         Self::new(Source::Full(data, trailers), StatusCode::OK, None)
     }
 

@@ -51,7 +51,7 @@ impl fmt::Debug for Connect {
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// It never left: it may go elsewhere.
-    NotSent(Request<RequestBody>),
+    NotSent(Box<Request<RequestBody>>),
     /// It failed.
     Failed(ProxyError),
 }
@@ -102,12 +102,12 @@ impl H2 {
     ) -> Result<http::Response<Incoming>, SendError> {
         let sender = self.sender.borrow().clone();
         let Some(mut sender) = sender else {
-            return Err(SendError::NotSent(request));
+            return Err(SendError::NotSent(Box::new(request)));
         };
         match sender.try_send_request(request).await {
             Ok(response) => Ok(response),
             Err(mut error) => match error.take_message() {
-                Some(request) => Err(SendError::NotSent(request)),
+                Some(request) => Err(SendError::NotSent(Box::new(request))),
                 None => Err(SendError::Failed(ProxyError::transport(
                     "sending the request",
                     error.into_error(),
@@ -229,7 +229,7 @@ impl H1 {
                 Err(mut error) => match error.take_message() {
                     // The connection had ended since: the request goes on another.
                     Some(back) if !fresh => request = back,
-                    Some(back) => return Err(SendError::NotSent(back)),
+                    Some(back) => return Err(SendError::NotSent(Box::new(back))),
                     None => {
                         return Err(SendError::Failed(ProxyError::transport(
                             "sending the request",

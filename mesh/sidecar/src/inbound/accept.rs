@@ -184,7 +184,10 @@ fn tls_reason(error: &std::io::Error) -> &'static str {
         .and_then(|error| error.downcast_ref::<Error>())
     {
         Some(Error::NoCertificatesPresented) => "no_certificate",
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => "unknown_issuer",
+        // Another authority of the same name shows as a signature that does not verify.
+        Some(Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "unknown_issuer",
         Some(Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         )) => "expired",

@@ -86,7 +86,7 @@ impl App {
             match connection.send(request).await {
                 Ok(response) => return Ok(ResponseBody::incoming(response)),
                 Err(SendError::Failed(error)) => return Err(error),
-                Err(SendError::NotSent(back)) => request = back,
+                Err(SendError::NotSent(back)) => request = *back,
             }
             let limit = *limit.get_or_insert_with(|| Instant::now() + FAIL_FAST);
             if connection.is_ready() {

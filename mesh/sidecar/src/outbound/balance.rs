@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::breaker::Admit;
-use super::endpoint::{Endpoint, LoadSettings};
+use super::endpoint::{Endpoint, Settings};
 use crate::control::endpoints::Endpoints;
 use crate::error::ProxyError;
 use crate::http::client::SendError;
@@ -180,10 +180,6 @@ impl Balancer {
     fn update(&self, state: &mut State) {
         let endpoints = Arc::clone(&state.updates.borrow_and_update());
         let mut kept: HashMap<_, _> = std::mem::take(&mut state.endpoints).into_iter().collect();
-        let settings = LoadSettings {
-            default_rtt: self.key.default_rtt,
-            decay: self.key.decay,
-        };
         for (address, spec) in &endpoints.by_address {
             let same = kept
                 .remove(address)
@@ -194,15 +190,19 @@ impl Balancer {
                         .breakers
                         .get(&self.authority, &self.key.path, *address, accrual)
                 });
+                let settings = Settings {
+                    authority: &self.authority,
+                    http2: self.key.http2,
+                    default_rtt: self.key.default_rtt,
+                    decay: self.key.decay,
+                    breaker,
+                    changed: Arc::clone(&self.changed),
+                };
                 Arc::new(Endpoint::new(
                     &self.shared,
-                    &self.authority,
                     *address,
                     Arc::clone(spec),
-                    self.key.http2,
                     settings,
-                    breaker,
-                    Arc::clone(&self.changed),
                 ))
             });
             state.endpoints.push((*address, endpoint));
@@ -281,7 +281,7 @@ impl Serve for Balancer {
                     Err(SendError::Failed(error)) => return Err(error),
                     // Its connection ended between the pick and the send: another takes the request.
                     Err(SendError::NotSent(back)) => {
-                        request = back;
+                        request = *back;
                         tokio::task::yield_now().await;
                     }
                 },

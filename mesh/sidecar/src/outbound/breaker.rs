@@ -174,7 +174,10 @@ impl Rate {
 
 /// All breakers of the process: each endpoint's is one for all threads.
 #[derive(Debug, Default)]
-pub(crate) struct Breakers(Mutex<HashMap<(Arc<str>, Arc<str>, SocketAddr), Weak<Breaker>>>);
+pub(crate) struct Breakers(Mutex<HashMap<Whose, Weak<Breaker>>>);
+
+/// The destination's name, what its endpoints are looked up by, and the endpoint.
+type Whose = (Arc<str>, Arc<str>, SocketAddr);
 
 impl Breakers {
     /// The breaker of the endpoint at `address`, among those of `path`, as the policy of `authority` wants it.

@@ -53,33 +53,37 @@ enum Transport {
     H1(H1),
 }
 
-/// The settings of an endpoint that come from its balancer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LoadSettings {
+/// What an endpoint gets from its balancer.
+#[derive(Debug)]
+pub(crate) struct Settings<'a> {
+    /// The destination's name.
+    pub(crate) authority: &'a str,
+    /// Requests for it are HTTP/2.
+    pub(crate) http2: bool,
     /// What it is taken to need before its first answer.
     pub(crate) default_rtt: Duration,
     /// How fast measurements are forgotten.
     pub(crate) decay: Duration,
+    /// Its breaker.
+    pub(crate) breaker: Option<Arc<Breaker>>,
+    /// Told when it can be used, or not any more.
+    pub(crate) changed: Arc<Notify>,
 }
 
 impl Endpoint {
-    /// Starts to connect, if it speaks HTTP/2. `changed` is told when it can be used.
+    /// Starts to connect, if it speaks HTTP/2.
     pub(crate) fn new(
         shared: &Shared,
-        authority: &str,
         address: SocketAddr,
         spec: Arc<EndpointSpec>,
-        http2: bool,
-        settings: LoadSettings,
-        breaker: Option<Arc<Breaker>>,
-        changed: Arc<Notify>,
+        settings: Settings<'_>,
     ) -> Self {
         let local = shared.local_ips.contains(&address.ip());
         let tls = if local { None } else { spec.identity.clone() };
         let labels = Labels::new()
             .with("direction", "outbound")
             .with("peer", "dst")
-            .with("authority", authority)
+            .with("authority", settings.authority)
             .with("target_addr", address)
             .with("target_ip", address.ip())
             .with("target_port", address.port());
@@ -97,21 +101,21 @@ impl Endpoint {
         let labels = labels.and(&spec.labels);
         let counts = TcpCounts::new(&shared.registry, &labels);
         let connect = connector(shared, address, &spec, tls, counts);
-        let transport = if http2 || spec.h2 {
+        let transport = if settings.http2 || spec.h2 {
             let name = address.to_string().into();
             Transport::H2(H2::start(
                 connect,
                 CONNECT_BACKOFF,
                 spec.keep_alive,
                 name,
-                changed,
+                settings.changed,
             ))
         } else {
             Transport::H1(H1::new(connect))
         };
         Self {
             load: Load::new(settings.default_rtt, settings.decay, Instant::now()),
-            breaker,
+            breaker: settings.breaker,
             transport,
             metrics: HttpMetrics::new(&shared.registry, &labels),
             spec,

@@ -40,9 +40,12 @@ impl Scope {
 pub(crate) struct RateLimit {
     start: Instant,
     total: Option<Gcra>,
-    identity: Option<(Duration, RwLock<HashMap<Option<String>, Arc<Gcra>>>)>,
+    identity: Option<(Duration, RwLock<Clients>)>,
     overrides: HashMap<String, Arc<Gcra>>,
 }
+
+/// The limit of each identity that has called; `None` is a client without one.
+type Clients = HashMap<Option<String>, Arc<Gcra>>;
 
 /// So many identities are counted apart; the rest share one limit. Identities come from certificates of the mesh, so
 /// this is far above what there can be.
@@ -101,11 +104,7 @@ impl RateLimit {
     }
 }
 
-fn of_client(
-    clients: &RwLock<HashMap<Option<String>, Arc<Gcra>>>,
-    client: Option<&str>,
-    interval: Duration,
-) -> Arc<Gcra> {
+fn of_client(clients: &RwLock<Clients>, client: Option<&str>, interval: Duration) -> Arc<Gcra> {
     let key = client.map(str::to_owned);
     if let Some(gcra) = clients
         .read()
