@@ -52,6 +52,7 @@ async fn every_hop_of_an_order_is_encrypted_and_known() -> anyhow::Result<()> {
     assert!(system.greeting.contains("mTLS"), "{}", system.greeting);
     system.restock("tea", 5, 450).await?;
     place(&system).await?;
+    system.sagamesh(&["books"]).await?;
 
     let top = system
         .sagamesh(&["mesh", "top", "--once", "--output", "json"])
@@ -62,6 +63,7 @@ async fn every_hop_of_an_order_is_encrypted_and_known() -> anyhow::Result<()> {
         ("gateway", "orders"),
         ("orders", "coordinator"),
         ("operator", "inventory"),
+        ("operator", "payments"),
     ] {
         assert!(
             edges
