@@ -22,6 +22,13 @@ pub mod ledger {
     }
 }
 
+/// The registry of the mesh on one machine, and what an operator asks of its control plane.
+pub mod mesh {
+    pub mod v1 {
+        tonic::include_proto!("mesh.v1");
+    }
+}
+
 /// The shop's services.
 pub mod shop {
     pub mod v1 {

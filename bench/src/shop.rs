@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use chassis::Env;
+use chassis::{Env, PeerChannel};
 use hdrhistogram::Histogram;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -77,7 +77,7 @@ pub(crate) async fn run(place: &Place, options: &Shop) -> anyhow::Result<()> {
 struct Open {
     http: Http,
     gateway: String,
-    inventory: String,
+    inventory: PeerChannel,
     token: String,
     pids: Vec<(String, String)>,
 }
@@ -113,7 +113,7 @@ impl Open {
         let pids = system["processes"].as_array().into_iter().flatten();
         let pids = pids.filter_map(|process| {
             Some((
-                process["service"].as_str()?.to_owned(),
+                process["label"].as_str()?.to_owned(),
                 process["pid"].to_string(),
             ))
         });
@@ -128,10 +128,19 @@ impl Open {
         } else {
             bail!("{}", String::from_utf8_lossy(&token.stderr))
         };
+        // Through the mesh, as the operator, where there is one.
+        let outbound = system["mesh"]["outbound"].as_str().map(str::parse);
+        let inventory = match outbound {
+            Some(outbound) => chassis::channel(
+                &Env::system().through(Some(outbound.context("no address")?)),
+                "http://inventory.sagamesh.svc.cluster.local:50051",
+            ),
+            None => chassis::channel(&Env::system(), &url_of("inventory")?),
+        };
         let shop = Self {
             http: Client::builder(TokioExecutor::new()).build_http(),
             gateway: system["gateway"].as_str().context("no gateway")?.to_owned(),
-            inventory: url_of("inventory")?,
+            inventory,
             token: String::from_utf8(token.stdout)?.trim().to_owned(),
             pids: pids.collect(),
         };
@@ -163,8 +172,7 @@ impl Open {
     }
 
     async fn restock(&self) -> anyhow::Result<()> {
-        let mut client =
-            InventoryServiceClient::new(chassis::channel(&Env::system(), &self.inventory));
+        let mut client = InventoryServiceClient::new(self.inventory.clone());
         for item in 0..ITEMS {
             let request = RestockRequest {
                 request_id: uuid::Uuid::now_v7().to_string(),

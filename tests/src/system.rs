@@ -130,16 +130,42 @@ impl System {
             .to_owned())
     }
 
-    /// A channel straight to a service.
+    /// A channel to a service, as the operator.
     ///
     /// # Errors
     /// When there is no such service.
     pub fn channel(&self, service: &str) -> anyhow::Result<PeerChannel> {
+        self.channel_as("operator-0", service)
+    }
+
+    /// A channel to a service through the sidecar of a workload, and so with its identity; straight when the system has no
+    /// mesh.
+    ///
+    /// # Errors
+    /// When there is no such service or workload.
+    pub fn channel_as(&self, pod: &str, service: &str) -> anyhow::Result<PeerChannel> {
         let record = self.record()?;
-        let url = process(&record, service)?["url"]
-            .as_str()
-            .context("a process without URL")?;
-        Ok(chassis::channel(&Env::system(), url))
+        let process = process(&record, service)?;
+        if record["mesh"].is_null() {
+            let url = process["url"].as_str().context("a process without URL")?;
+            return Ok(chassis::channel(&Env::system(), url));
+        }
+        let (outbound, _) = self.sidecar(pod)?;
+        let env = Env::system().through(Some(outbound.parse()?));
+        let url = format!("http://{service}.sagamesh.svc.cluster.local:50051");
+        Ok(chassis::channel(&env, &url))
+    }
+
+    /// Where a workload's sidecar takes requests (`host:port`), and the URL of its admin side.
+    ///
+    /// # Errors
+    /// When there is no such workload.
+    pub fn sidecar(&self, pod: &str) -> anyhow::Result<(String, String)> {
+        let record = self.record()?;
+        let sidecar = process(&record, &format!("{pod}-sidecar"))?;
+        let text = |name: &str| sidecar[name].as_str().context("a sidecar without address");
+        let outbound = text("url")?.trim_start_matches("http://").to_owned();
+        Ok((outbound, text("admin")?.to_owned()))
     }
 
     /// Runs the `sagamesh` command on this system.
@@ -316,15 +342,15 @@ pub async fn runs(pid: u64) -> anyhow::Result<bool> {
     Ok(!state.trim().is_empty() && !state.trim().starts_with('Z'))
 }
 
-fn process<'a>(
-    record: &'a serde_json::Value,
-    service: &str,
-) -> anyhow::Result<&'a serde_json::Value> {
+/// The first process of a service; or a process by its own name, such as `meshd` or `orders-0-sidecar`.
+fn process<'a>(record: &'a serde_json::Value, name: &str) -> anyhow::Result<&'a serde_json::Value> {
     let processes = record["processes"].as_array().context("no processes")?;
     processes
         .iter()
-        .find(|process| process["service"] == service)
-        .with_context(|| format!("no {service}"))
+        .find(|process| {
+            process["label"] == name || (process["service"] == name && process["role"] == "service")
+        })
+        .with_context(|| format!("no {name}"))
 }
 
 /// Reads until the greeting is complete, or the launcher has ended.

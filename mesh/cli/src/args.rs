@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::commands::{definitions, orders, participants, sagas, stock};
+use crate::commands::{definitions, mesh, orders, participants, sagas, stock};
+use crate::launcher::mesh::Sidecar;
 use crate::output::Format;
 
 /// Runs the sagamesh system, and talks to it.
@@ -69,6 +70,9 @@ pub(crate) enum Command {
     /// See and steer the services that carry out steps
     #[command(subcommand)]
     Participants(participants::Command),
+    /// See what the mesh between the services knows, allows and does
+    #[command(subcommand)]
+    Mesh(mesh::Command),
     /// Copy the SQLite databases of a system, also while it runs
     Backup {
         /// A new or empty folder for the copy
@@ -95,6 +99,22 @@ pub(crate) struct Binaries {
     /// Longest wait until everything is ready, in seconds
     #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
     pub(crate) start_timeout: Duration,
+}
+
+/// What stands between the processes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MeshOptions {
+    /// The sidecar beside every process: embedded is this project's own; with none they talk directly
+    #[arg(
+        long,
+        env = "SAGAMESH_SIDECAR",
+        default_value = "embedded",
+        value_name = "WHICH"
+    )]
+    pub(crate) sidecar: Sidecar,
+    /// Folder of policy files to use in place of those in the data folder
+    #[arg(long, env = "SAGAMESH_POLICY_DIR", value_name = "FOLDER")]
+    pub(crate) policy_dir: Option<PathBuf>,
 }
 
 /// Options of `up`.
@@ -124,6 +144,8 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) empty: bool,
     #[command(flatten)]
+    pub(crate) mesh: MeshOptions,
+    #[command(flatten)]
     pub(crate) binaries: Binaries,
 }
 
@@ -136,6 +158,8 @@ pub(crate) struct Demo {
     /// Leave the temporary system's folder in place
     #[arg(long)]
     pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) mesh: MeshOptions,
     #[command(flatten)]
     pub(crate) binaries: Binaries,
 }

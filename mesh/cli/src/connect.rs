@@ -6,12 +6,21 @@ use anyhow::Context as _;
 use chassis::Env;
 pub(crate) use chassis::PeerChannel as Channel;
 
+use crate::system::System;
+
 /// The longest that an ordinary call may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A channel to a service, connected when it is first used.
+/// A channel to an address, connected when it is first used.
 pub(crate) fn channel(url: &str) -> Channel {
     chassis::channel(&Env::system(), url)
+}
+
+/// A channel to a service of a system: through the mesh, as the operator, where there is one.
+pub(crate) fn service(system: &System, name: &str) -> anyhow::Result<Channel> {
+    let outbound = system.mesh.as_ref().map(|mesh| mesh.outbound);
+    let env = Env::system().through(outbound);
+    Ok(chassis::channel(&env, &system.url(name)?))
 }
 
 /// A request with the deadline of an ordinary call.

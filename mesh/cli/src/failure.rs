@@ -91,7 +91,12 @@ pub(crate) fn from_status(service: &str, what: &str, status: &tonic::Status) -> 
         failure = failure
             .hint("Make a token with `sagamesh token` and pass it: `sagamesh order ... --token TOKEN`, or in SAGAMESH_TOKEN.");
     } else if code == tonic::Code::PermissionDenied {
-        failure = failure.hint("The token lacks a scope: see `sagamesh token --help`.");
+        // A service names its reason; the mesh in front of it has none to name.
+        failure = failure.hint(if details.error_info().is_some() {
+            "The token lacks a scope: see `sagamesh token --help`."
+        } else {
+            "The mesh's policy forbids it: `sagamesh mesh policy` shows who may call what."
+        });
     } else if let Some(list) = details
         .error_info()
         .and_then(|info| where_listed(&info.reason))

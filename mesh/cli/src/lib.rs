@@ -9,6 +9,7 @@ mod connect;
 mod demo;
 mod failure;
 mod launcher;
+mod metrics;
 mod output;
 mod system;
 mod timeline;

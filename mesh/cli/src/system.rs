@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -23,12 +24,43 @@ pub(crate) struct System {
     pub(crate) postgres: bool,
     /// Every process that it runs.
     pub(crate) processes: Vec<Process>,
+    /// The mesh that its services talk through; none when they talk directly.
+    pub(crate) mesh: Option<Mesh>,
+}
+
+/// The mesh of a system.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Mesh {
+    /// Where the control plane serves, as a URL.
+    pub(crate) control: String,
+    /// Where the control plane serves Consul's API, as a URL.
+    pub(crate) consul: String,
+    /// Where the operator's sidecar takes requests: `host:port`. Commands reach services through it.
+    pub(crate) outbound: SocketAddr,
+    /// The folder of the policy files.
+    pub(crate) policy_dir: PathBuf,
+}
+
+/// What a process is in the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// The mesh's control plane.
+    Control,
+    /// The sidecar of a service's process.
+    Sidecar,
+    /// A service.
+    Service,
 }
 
 /// One process of the system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Process {
-    /// Name of the service.
+    /// What it is.
+    pub(crate) role: Role,
+    /// Name to show.
+    pub(crate) label: String,
+    /// Name of the service; of a sidecar, that of the service beside it.
     pub(crate) service: String,
     /// Which replica, from 0.
     pub(crate) replica: u32,
@@ -40,22 +72,6 @@ pub(crate) struct Process {
     pub(crate) pid: Option<u32>,
     /// Its log file.
     pub(crate) log: PathBuf,
-}
-
-impl Process {
-    /// Name to show: the replica's number only where there are several.
-    pub(crate) fn label(&self, processes: &[Process]) -> String {
-        let several = processes
-            .iter()
-            .filter(|other| other.service == self.service)
-            .count()
-            > 1;
-        if several {
-            format!("{}-{}", self.service, self.replica)
-        } else {
-            self.service.clone()
-        }
-    }
 }
 
 impl System {
@@ -103,18 +119,19 @@ impl System {
         let _ = std::fs::remove_file(data_dir.join("system.json"));
     }
 
-    /// The URL of a service.
+    /// Its services' processes.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Process> {
+        let mine = |process: &&Process| process.role == Role::Service;
+        self.processes.iter().filter(mine)
+    }
+
+    /// Where a service is asked: a name of the mesh where there is one, else the address of its first process.
     pub(crate) fn url(&self, service: &str) -> anyhow::Result<String> {
-        if service == "gateway" {
-            return Ok(self.gateway.clone());
-        }
-        let found = self
-            .processes
-            .iter()
-            .find(|process| process.service == service);
-        match found {
-            Some(process) => Ok(process.url.clone()),
-            None => Err(Failure::new(
+        let found = self.services().find(|process| process.service == service);
+        match (found, &self.mesh) {
+            (Some(_), Some(_)) => Ok(mesh_url(service)),
+            (Some(process), None) => Ok(process.url.clone()),
+            (None, _) => Err(Failure::new(
                 Exit::NotRunning,
                 format!("the system runs without {service}"),
             )
@@ -122,6 +139,11 @@ impl System {
             .into()),
         }
     }
+}
+
+/// The address of a service, or of one replica of it, in the mesh: the same as in a cluster.
+pub(crate) fn mesh_url(name: &str) -> String {
+    format!("http://{name}.sagamesh.svc.cluster.local:50051")
 }
 
 /// Holds a data folder. Let go of when it is dropped, and by the operating system when the process dies.
@@ -311,6 +333,7 @@ mod tests {
             gateway: "http://127.0.0.1:8080".into(),
             postgres: false,
             processes: vec![],
+            mesh: None,
         };
         system.write()?;
         assert!(System::find(folder.path()).is_err());

@@ -38,6 +38,9 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// with DEADLINE_EXCEEDED when the time is over. A unary call that has no deadline gets one of 10 s
 /// ([`PeerChannel::with_default_deadline`]); a streaming call has one only if it is given one. A peer address that
 /// is not valid makes every call fail with a sentence that says so.
+///
+/// With a sidecar ([`Env::through`]) the connection goes to the sidecar and each request names the peer, as `:authority`
+/// and as `l5d-dst-override`; the peer is then a name of the mesh: `http://orders.sagamesh.svc.cluster.local:50051`.
 pub fn channel(env: &Env, peer: &str) -> PeerChannel {
     let address = if peer.contains("://") {
         peer.to_owned()

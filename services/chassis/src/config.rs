@@ -13,6 +13,9 @@ pub struct ChassisConfig {
     /// Listening, limits, deadlines, shutdown.
     #[command(flatten)]
     pub server: ServerConfig,
+    /// The way to other services.
+    #[command(flatten)]
+    pub mesh: MeshConfig,
     /// Logs and traces.
     #[command(flatten)]
     pub telemetry: TelemetryConfig,
@@ -101,6 +104,14 @@ impl Default for ServerConfig {
             addresses_file: None,
         }
     }
+}
+
+/// The way to other services.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct MeshConfig {
+    /// Reach every other service through the sidecar that listens here; their addresses are then names of the mesh, such as http://orders.sagamesh.svc.cluster.local:50051. Without it they are dialled directly.
+    #[arg(long, env = "SAGAMESH_MESH_OUTBOUND", value_name = "ADDRESS")]
+    pub mesh_outbound: Option<SocketAddr>,
 }
 
 /// Logs and traces.
@@ -218,6 +229,10 @@ mod tests {
         assert_eq!(
             format!("{:?}", parsed.telemetry),
             format!("{:?}", TelemetryConfig::default())
+        );
+        assert_eq!(
+            format!("{:?}", parsed.mesh),
+            format!("{:?}", MeshConfig::default())
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -44,9 +45,13 @@ pub type BoxIo = Box<dyn Io>;
 /// The future of a connection attempt.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<BoxIo>> + Send>>;
 
-/// How a connection to a peer is made: TCP with TCP_NODELAY, or whatever a test or a simulation puts here.
+/// How a connection to a peer is made: TCP with TCP_NODELAY, through the process's own sidecar, or whatever a test or a
+/// simulation puts here.
 #[derive(Clone)]
-pub struct Connector(Arc<dyn Fn(Uri) -> Connecting + Send + Sync>);
+pub struct Connector {
+    connect: Arc<dyn Fn(Uri) -> Connecting + Send + Sync>,
+    names_destinations: bool,
+}
 
 impl Connector {
     /// A connector from a function.
@@ -55,7 +60,10 @@ impl Connector {
         F: Fn(Uri) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = io::Result<BoxIo>> + Send + 'static,
     {
-        Self(Arc::new(move |uri| Box::pin(connect(uri))))
+        Self {
+            connect: Arc::new(move |uri| Box::pin(connect(uri))),
+            names_destinations: false,
+        }
     }
 
     /// TCP with TCP_NODELAY (without it p99 is 40 ms).
@@ -71,9 +79,35 @@ impl Connector {
         })
     }
 
+    /// Every connection to the sidecar at `outbound`, whatever the peer: the sidecar finds the peer by the name that each
+    /// request bears.
+    pub fn sidecar(outbound: SocketAddr) -> Self {
+        let sidecar: Option<Uri> = format!("http://{outbound}").parse().ok();
+        let connect = move |_peer| {
+            let sidecar = sidecar.clone();
+            async move {
+                let uri = sidecar.ok_or(io::ErrorKind::InvalidInput)?;
+                let attempt = Self::tcp().connect(uri).await;
+                attempt.map_err(|error| {
+                    let text = format!("its own sidecar at {outbound} does not answer: {error}");
+                    io::Error::new(error.kind(), text)
+                })
+            }
+        };
+        Self {
+            names_destinations: true,
+            ..Self::new(connect)
+        }
+    }
+
     /// Connects to the host and port of `uri`.
     pub fn connect(&self, uri: Uri) -> Connecting {
-        (self.0)(uri)
+        (self.connect)(uri)
+    }
+
+    /// Whether each request must say where it is to go (`l5d-dst-override`), because its connection does not.
+    pub(crate) fn names_destinations(&self) -> bool {
+        self.names_destinations
     }
 }
 
@@ -102,6 +136,15 @@ impl Env {
             entropy: Arc::new(OsEntropy),
             connector: Connector::tcp(),
         }
+    }
+
+    /// The same, with every peer reached through the process's own sidecar, where there is one.
+    #[must_use]
+    pub fn through(mut self, outbound: Option<SocketAddr>) -> Self {
+        if let Some(outbound) = outbound {
+            self.connector = Connector::sidecar(outbound);
+        }
+        self
     }
 }
 

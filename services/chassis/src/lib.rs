@@ -26,7 +26,7 @@ pub mod trace;
 
 pub use breaker::{Breaker, Permit, RetryAfter};
 pub use channel::{PeerChannel, channel};
-pub use config::{ChassisConfig, ServerConfig, TelemetryConfig};
+pub use config::{ChassisConfig, MeshConfig, ServerConfig, TelemetryConfig};
 pub use env::{Clock, Connector, Entropy, Env};
 pub use listener::Listener;
 pub use problem::{Domain, Problem, Violations};

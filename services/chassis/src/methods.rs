@@ -11,9 +11,13 @@ use tonic::Code;
 
 /// The contracts' methods by path.
 static KNOWN: LazyLock<HashMap<String, Known>> = LazyLock::new(|| {
-    let infrastructure = INFRASTRUCTURE.iter().map(|(service, method, streaming)| {
-        ((*service).to_owned(), (*method).to_owned(), *streaming)
-    });
+    let infrastructure =
+        INFRASTRUCTURE
+            .iter()
+            .chain(&PROXY_API)
+            .map(|(service, method, streaming)| {
+                ((*service).to_owned(), (*method).to_owned(), *streaming)
+            });
     let known = |(service, method, streaming): (String, String, bool)| {
         (
             format!("/{service}/{method}"),
@@ -53,6 +57,29 @@ const INFRASTRUCTURE: [(&str, &str, bool); 4] = [
         "ServerReflectionInfo",
         true,
     ),
+];
+
+/// The API of Linkerd's proxies, which is described elsewhere: the mesh's control plane serves it, its sidecars call it.
+const PROXY_API: [(&str, &str, bool); 7] = [
+    ("io.linkerd.proxy.destination.Destination", "Get", true),
+    (
+        "io.linkerd.proxy.destination.Destination",
+        "GetProfile",
+        true,
+    ),
+    ("io.linkerd.proxy.outbound.OutboundPolicies", "Get", false),
+    ("io.linkerd.proxy.outbound.OutboundPolicies", "Watch", true),
+    (
+        "io.linkerd.proxy.inbound.InboundServerPolicies",
+        "GetPort",
+        false,
+    ),
+    (
+        "io.linkerd.proxy.inbound.InboundServerPolicies",
+        "WatchPort",
+        true,
+    ),
+    ("io.linkerd.proxy.identity.Identity", "Certify", false),
 ];
 
 /// Whether the method at this path (`/package.Service/Method`) streams; unknown methods are taken as unary.
@@ -118,7 +145,10 @@ impl Methods {
             .filter(|(service, ..)| services.contains(&service.as_str()));
         let served = served
             .map(|(service, method, streaming)| (service.as_str(), method.as_str(), *streaming));
-        for (service, method, streaming) in served.chain(INFRASTRUCTURE) {
+        let of_proxies = PROXY_API
+            .into_iter()
+            .filter(|(service, ..)| services.contains(service));
+        for (service, method, streaming) in served.chain(of_proxies).chain(INFRASTRUCTURE) {
             by_path.insert(
                 format!("/{service}/{method}"),
                 Arc::new(Method::new(service, method, streaming)),
@@ -218,6 +248,9 @@ mod tests {
         assert!(!is_streaming("/saga.v1.SagaService/StartSaga"));
         assert!(is_streaming("/grpc.health.v1.Health/Watch"));
         assert!(!is_streaming("/nobody.Knows/This"));
+        assert!(is_streaming(
+            "/io.linkerd.proxy.outbound.OutboundPolicies/Watch"
+        ));
     }
 
     #[test]

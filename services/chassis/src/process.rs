@@ -54,7 +54,8 @@ where
     let result = runtime.block_on(async {
         let telemetry = Telemetry::init(service, &config.telemetry)?;
         let exit_with_parent = config.server.exit_with_parent;
-        let process = Process::bind(service, Env::system(), config)?;
+        let env = Env::system().through(config.mesh.mesh_outbound);
+        let process = Process::bind(service, env, config)?;
         let tasks = process.tasks.clone();
         on_signals(&tasks)?;
         if exit_with_parent {

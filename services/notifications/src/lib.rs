@@ -72,6 +72,9 @@ pub struct Config {
         value_name = "URL"
     )]
     pub coordinator: String,
+    /// Addresses of the coordinator's replicas, with commas between them: a stream for saga steps goes to each. Unset: the same as the coordinator's.
+    #[arg(long, env = "SAGAMESH_COORDINATOR_REPLICAS", value_name = "URLS")]
+    pub coordinator_replicas: Option<String>,
     /// Address of orders, whose feed is followed.
     #[arg(
         long,
@@ -159,8 +162,9 @@ pub async fn run_with(
         "orders feed",
         consumer.run(feed::Follower::new(ledger.clone()), tasks.draining()),
     );
-    steps::participate(&ledger, &config.coordinator, &env, &tasks)
-        .context("cannot take part in sagas")?;
+    let replicas = config.coordinator_replicas.as_ref();
+    let replicas = replicas.unwrap_or(&config.coordinator);
+    steps::participate(&ledger, replicas, &env, &tasks).context("cannot take part in sagas")?;
 
     let routes = Routes::new(NotificationServiceServer::new(service::Service { queries }))
         .add_service(ledger.feed().into_server());

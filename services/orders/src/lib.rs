@@ -90,6 +90,9 @@ pub struct Config {
         value_name = "URL"
     )]
     pub coordinator: String,
+    /// Addresses of the coordinator's replicas, with commas between them: a stream for saga steps goes to each. Unset: the same as the coordinator's.
+    #[arg(long, env = "SAGAMESH_COORDINATOR_REPLICAS", value_name = "URLS")]
+    pub coordinator_replicas: Option<String>,
     /// Address of inventory.
     #[arg(
         long,
@@ -136,7 +139,9 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         hub.clone().run(subscription, tasks.token()),
     );
     let ids = ids::Ids::new(&env);
-    steps::participate(&ledger, &config.coordinator, &ids, &env, &tasks)
+    let replicas = config.coordinator_replicas.as_ref();
+    let replicas = replicas.unwrap_or(&config.coordinator);
+    steps::participate(&ledger, replicas, &ids, &env, &tasks)
         .context("cannot take part in sagas")?;
 
     let inventory = Inventory::new(&config.inventory, config.breaker_recovery, &env, &tasks);

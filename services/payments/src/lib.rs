@@ -70,6 +70,9 @@ pub struct Config {
         value_name = "URL"
     )]
     pub coordinator: String,
+    /// Addresses of the coordinator's replicas, with commas between them: a stream for saga steps goes to each. Unset: the same as the coordinator's.
+    #[arg(long, env = "SAGAMESH_COORDINATOR_REPLICAS", value_name = "URLS")]
+    pub coordinator_replicas: Option<String>,
     /// How many steps run at a time.
     #[arg(
         long,
@@ -100,8 +103,10 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         config.processor_timeout,
         config.breaker_recovery,
     );
-    let participant = Participant::builder(SERVICE, &config.coordinator, &env)
-        .concurrency(config.step_concurrency);
+    let replicas = config.coordinator_replicas.as_ref();
+    let replicas = replicas.unwrap_or(&config.coordinator);
+    let participant =
+        Participant::builder(SERVICE, replicas, &env).concurrency(config.step_concurrency);
     Steps::new(ledger.clone(), processor)
         .register(participant)
         .run(&process.tasks)?;

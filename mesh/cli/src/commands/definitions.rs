@@ -75,7 +75,7 @@ type Client = DefinitionServiceClient<Channel>;
 
 pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
     let system = System::find(&common.data_dir)?;
-    let mut client = Client::new(connect::channel(&system.url("coordinator")?));
+    let mut client = Client::new(connect::service(&system, "coordinator")?);
     match command {
         Command::List { name } => {
             let versions = list(&mut client, name.as_deref().unwrap_or_default()).await?;

@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 pub(crate) mod definitions;
+pub(crate) mod mesh;
 pub(crate) mod orders;
 pub(crate) mod participants;
 pub(crate) mod sagas;
@@ -29,6 +30,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Saga(command) => sagas::run(common, command).await,
         Command::Definitions(command) => definitions::run(common, command).await,
         Command::Participants(command) => participants::run(common, command).await,
+        Command::Mesh(command) => mesh::run(common, command).await,
         Command::Backup { folder } => backup::backup(common, &folder).await,
         Command::Restore { folder } => backup::restore(common, &folder).await,
         Command::Completions { shell } => {

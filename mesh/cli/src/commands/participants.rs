@@ -52,7 +52,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
     let system = System::find(&common.data_dir)?;
-    let mut client = OperatorServiceClient::new(connect::channel(&system.url("coordinator")?));
+    let mut client = OperatorServiceClient::new(connect::service(&system, "coordinator")?);
     match command {
         Command::List => {
             let answer = client

@@ -8,7 +8,7 @@ use crate::args::Common;
 use crate::failure::Exit;
 use crate::launcher::ready;
 use crate::output::{self, Format};
-use crate::system::System;
+use crate::system::{Process, Role, System};
 
 pub(crate) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let system = System::find(&common.data_dir)?;
@@ -26,9 +26,13 @@ pub(crate) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
         }
         Format::Table => {
             let mut table = output::table(&["service", "state", "address", "metrics", "pid"]);
-            for (process, ready) in system.processes.iter().zip(&answers) {
+            let processes = system.processes.iter().zip(&answers);
+            // Sidecars are many and alike: only those that are not ready are worth a line.
+            let shown =
+                |(process, ready): &(&Process, &bool)| process.role != Role::Sidecar || !**ready;
+            for (process, ready) in processes.filter(shown) {
                 table.add_row([
-                    process.label(&system.processes),
+                    process.label.clone(),
                     if *ready {
                         "ready".into()
                     } else {

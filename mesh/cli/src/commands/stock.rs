@@ -43,7 +43,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
     let system = System::find(&common.data_dir)?;
-    let mut client = InventoryServiceClient::new(connect::channel(&system.url("inventory")?));
+    let mut client = InventoryServiceClient::new(connect::service(&system, "inventory")?);
     match command {
         Command::List => {
             let items = items(&mut client).await?;
@@ -132,7 +132,7 @@ fn table(items: &[Item]) -> String {
 /// `sagamesh books`.
 pub(crate) async fn books(common: &Common) -> anyhow::Result<ExitCode> {
     let system = System::find(&common.data_dir)?;
-    let mut client = PaymentServiceClient::new(connect::channel(&system.url("payments")?));
+    let mut client = PaymentServiceClient::new(connect::service(&system, "payments")?);
     let answer = client
         .get_trial_balance(connect::request(GetTrialBalanceRequest {}))
         .await;

@@ -9,7 +9,7 @@ use crate::launcher::plan::SERVICES;
 use crate::launcher::progress::Progress;
 use crate::launcher::{Options, Running, catalogue, interrupted};
 use crate::output;
-use crate::system::System;
+use crate::system::{Mesh, Role, System};
 use crate::token;
 
 /// How long the token that is shown lives.
@@ -24,6 +24,8 @@ pub(crate) async fn run(common: &Common, up: Up) -> anyhow::Result<ExitCode> {
         database_prefix: up.database_prefix,
         only: up.services,
         replicas: up.replicas,
+        sidecar: up.mesh.sidecar,
+        policy_dir: up.mesh.policy_dir,
         start_timeout: up.binaries.start_timeout,
     };
     let mut progress = Progress::new();
@@ -45,12 +47,7 @@ pub(crate) async fn run(common: &Common, up: Up) -> anyhow::Result<ExitCode> {
 /// What a user sees once everything is ready.
 async fn greet(running: &Running, empty: bool, data_dir: &std::path::Path) {
     let system = &running.system;
-    let runs = |service: &str| {
-        system
-            .processes
-            .iter()
-            .any(|process| process.service == service)
-    };
+    let runs = |service: &str| system.services().any(|process| process.service == service);
     let mut filled = String::new();
     if runs("inventory") && !empty {
         match catalogue::fill(system).await {
@@ -64,6 +61,9 @@ async fn greet(running: &Running, empty: bool, data_dir: &std::path::Path) {
         running.start_time.as_secs_f64()
     ));
     output::line(&endpoints(system));
+    if let Some(mesh) = &system.mesh {
+        output::line(&mesh_line(system, mesh));
+    }
     let missing: Vec<&str> = SERVICES
         .into_iter()
         .filter(|service| !runs(service))
@@ -94,9 +94,9 @@ async fn greet(running: &Running, empty: bool, data_dir: &std::path::Path) {
 
 fn endpoints(system: &System) -> String {
     let mut table = output::table(&["service", "address", "metrics", "pid", "log"]);
-    for process in &system.processes {
+    for process in system.services() {
         table.add_row([
-            process.label(&system.processes),
+            process.label.clone(),
             process.url.clone(),
             format!("{}/metrics", process.admin),
             process
@@ -106,6 +106,20 @@ fn endpoints(system: &System) -> String {
         ]);
     }
     output::text(&table)
+}
+
+/// What a user is to know of the mesh.
+fn mesh_line(system: &System, mesh: &Mesh) -> String {
+    let sidecars = system.processes.iter();
+    let sidecars = sidecars.filter(|process| process.role == Role::Sidecar);
+    format!(
+        "\nEvery call between them goes through {} sidecars, over mTLS and under the policies in {}.\nControl plane: {}   Consul API: {}   Ask it: `{} mesh check`",
+        sidecars.count(),
+        shorten(&mesh.policy_dir),
+        mesh.control,
+        mesh.consul,
+        program(),
+    )
 }
 
 /// A path relative to where the user is, when it lies below.

@@ -36,6 +36,8 @@ pub(crate) async fn run(demo: Demo) -> anyhow::Result<ExitCode> {
         database_prefix: String::new(),
         only: vec![],
         replicas: vec![],
+        sidecar: demo.mesh.sidecar,
+        policy_dir: demo.mesh.policy_dir,
         start_timeout: demo.binaries.start_timeout,
     };
     let mut progress = Progress::new();

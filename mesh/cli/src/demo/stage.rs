@@ -46,7 +46,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(system: System, coordinator: Vec<Levers>) -> anyhow::Result<Stage> {
-        let channel = |service: &str| anyhow::Ok(connect::channel(&system.url(service)?));
+        let channel = |service: &str| connect::service(&system, service);
         Ok(Stage {
             shop: Shop::open(&system, "alice")?,
             sagas: sagas::client(&system)?,

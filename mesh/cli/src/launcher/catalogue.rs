@@ -35,7 +35,7 @@ const ITEMS: [(&str, &str, u64, i64, &str); 3] = [
 
 /// Fills an empty shop; returns how many items it added.
 pub(crate) async fn fill(system: &System) -> anyhow::Result<usize> {
-    let mut inventory = InventoryServiceClient::new(connect::channel(&system.url("inventory")?));
+    let mut inventory = InventoryServiceClient::new(connect::service(system, "inventory")?);
     let request = connect::request(ListItemsRequest {
         page_size: 1,
         ..Default::default()

@@ -1,8 +1,10 @@
 //! Starts a system and keeps it running: every service as its own process, ended with the launcher.
 
+pub(crate) mod addresses;
 pub(crate) mod catalogue;
+mod ending;
+pub(crate) mod mesh;
 pub(crate) mod plan;
-pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod progress;
@@ -12,20 +14,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use sagamesh_api::mesh::v1::registry_service_client::RegistryServiceClient;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::connect;
 use crate::failure::{Exit, Failure};
-use crate::launcher::plan::{Instance, Plan};
-use crate::launcher::ports::Ports;
+use crate::launcher::addresses::{Addresses, Claim};
+use crate::launcher::mesh::{Layout, Sidecar};
+use crate::launcher::plan::{Instance, Place, Plan, Program};
 use crate::launcher::process::{Event, Levers};
 use crate::launcher::progress::Progress;
-use crate::system::{Lock, Process, System};
-
-/// The longest that an orderly end takes before what still runs is killed.
-const DRAIN: Duration = Duration::from_secs(9);
-/// How long the gateway may take to finish the requests that it has, before the services behind it are asked to end.
-const GATEWAY_DRAIN: Duration = Duration::from_secs(3);
+use crate::system::{Lock, Mesh, Process, Role, System};
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -44,6 +44,10 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     /// Replicas by service.
     pub(crate) replicas: Vec<(String, u32)>,
+    /// What stands between the processes.
+    pub(crate) sidecar: Sidecar,
+    /// A folder of policy files to use in place of the data folder's own.
+    pub(crate) policy_dir: Option<PathBuf>,
     /// The longest wait until everything is ready.
     pub(crate) start_timeout: Duration,
 }
@@ -57,8 +61,13 @@ pub(crate) struct Running {
     pub(crate) start_time: Duration,
     instances: Vec<Instance>,
     levers: Vec<Levers>,
+    /// Whether each was started at all: a start that fails stops early.
+    begun: Vec<bool>,
+    /// Where each one's log ended before this start.
+    log_lengths: Vec<u64>,
     events: mpsc::UnboundedReceiver<(usize, Event)>,
     tasks: TaskTracker,
+    _claim: Claim,
     _lock: Lock,
 }
 
@@ -69,7 +78,8 @@ impl Running {
         progress: &mut Progress,
     ) -> anyhow::Result<Running> {
         let plan = Plan::new(&options.only, &options.replicas, options.postgres.is_some())?;
-        let binaries = binaries(options.bin_dir.as_deref(), &plan)?;
+        let has_mesh = options.sidecar != Sidecar::None;
+        let binaries = binaries(options.bin_dir.as_deref(), &plan, has_mesh)?;
         let lock = Lock::take(&options.data_dir)?;
         let data_dir = options
             .data_dir
@@ -77,54 +87,53 @@ impl Running {
             .context("cannot resolve the data folder")?;
         std::fs::create_dir_all(data_dir.join("logs"))
             .context("cannot make the folder of the logs")?;
-        let ports = Ports::choose(&data_dir, options.port, &plan)?;
+        let layout = |addresses: &Addresses, policy_dir: PathBuf| {
+            let consul = addresses.consul(options.port);
+            has_mesh.then_some(Layout { policy_dir, consul })
+        };
+        let (addresses, claim) = Addresses::choose(&data_dir, options.port, |addresses| {
+            let layout = layout(addresses, PathBuf::new());
+            plan.listens(Place {
+                data_dir: &data_dir,
+                addresses,
+                postgres: None,
+                mesh: layout.as_ref(),
+            })
+        })?;
         let databases = match &options.postgres {
             Some(url) => Some(postgres::databases(url, &options.database_prefix, &plan).await?),
             None => None,
         };
-        let instances = plan.instances(&data_dir, &ports, databases.as_ref());
-        let system = describe(&data_dir, &ports, &instances, options.postgres.is_some());
+        let workloads = plan.workloads(&addresses);
+        let policy_dir = match has_mesh {
+            true => mesh::prepare(&data_dir, &workloads, options.policy_dir.as_deref())?,
+            false => PathBuf::new(),
+        };
+        let layout = layout(&addresses, policy_dir);
+        let place = Place {
+            data_dir: &data_dir,
+            addresses: &addresses,
+            postgres: databases.as_ref(),
+            mesh: layout.as_ref(),
+        };
+        let instances = plan.instances(place);
         let (sender, events) = mpsc::unbounded_channel();
-        let tasks = TaskTracker::new();
-        let mut levers = Vec::new();
-        let log_lengths: Vec<u64> = instances
-            .iter()
-            .map(|instance| length(&instance.log))
-            .collect();
-        for (index, instance) in instances.iter().enumerate() {
-            let own = Levers::new();
-            levers.push(own.clone());
-            let binary = binaries.join(binary_name(instance.service));
-            tasks.spawn(process::supervise(
-                index,
-                instance.clone(),
-                binary,
-                own,
-                sender.clone(),
-            ));
-        }
-        tasks.close();
-        let start_time = Duration::ZERO;
         let mut running = Running {
-            system,
-            start_time,
+            system: describe(place, &instances),
+            start_time: Duration::ZERO,
+            levers: instances.iter().map(|_| Levers::new()).collect(),
+            begun: vec![false; instances.len()],
+            log_lengths: instances.iter().map(|one| length(&one.log)).collect(),
             instances,
-            levers,
             events,
-            tasks,
+            tasks: TaskTracker::new(),
+            _claim: claim,
             _lock: lock,
         };
-        progress.begin(
-            running
-                .instances
-                .iter()
-                .map(|instance| instance.label.as_str()),
-        );
+        progress.begin(running.instances.iter().map(|one| one.label.as_str()));
         let begun = Instant::now();
-        match running
-            .until_ready(options.start_timeout, &log_lengths, progress)
-            .await
-        {
+        let started = running.begin(&binaries, sender, options.start_timeout, progress);
+        match started.await {
             Ok(()) => {
                 running.start_time = begun.elapsed();
                 running.system.write()?;
@@ -140,14 +149,67 @@ impl Running {
         }
     }
 
-    async fn until_ready(
+    /// Starts the control plane, then the sidecars, then the services: each finds what it needs.
+    async fn begin(
         &mut self,
+        binaries: &Path,
+        sender: mpsc::UnboundedSender<(usize, Event)>,
         timeout: Duration,
-        log_lengths: &[u64],
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
-        let mut waiting: Vec<bool> = self.instances.iter().map(|_| true).collect();
         let deadline = tokio::time::Instant::now() + timeout;
+        for role in [Role::Control, Role::Sidecar, Role::Service] {
+            if role == Role::Sidecar && self.system.mesh.is_some() {
+                let anchors = mesh::trust_anchors(&self.system.data_dir)?;
+                let sidecars = self.instances.iter_mut().filter(|one| one.role == role);
+                sidecars.for_each(|one| mesh::trust(one, &anchors));
+            }
+            for index in 0..self.instances.len() {
+                let instance = &self.instances[index];
+                if instance.role == role {
+                    let Program::Own(name) = instance.program;
+                    let binary = binaries.join(binary_name(name));
+                    self.begun[index] = true;
+                    self.tasks.spawn(process::supervise(
+                        index,
+                        instance.clone(),
+                        binary,
+                        self.levers[index].clone(),
+                        sender.clone(),
+                    ));
+                }
+            }
+            if let (Role::Service, Some(mesh)) = (role, &self.system.mesh) {
+                self.register(&mesh.control);
+            }
+            let mine = self.instances.iter().map(|one| one.role == role).collect();
+            self.until_ready(mine, timeout, deadline, progress).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps every service's process in the mesh's registry while it is ready.
+    fn register(&self, control: &str) {
+        let registry = RegistryServiceClient::new(connect::channel(control));
+        for (instance, levers) in self.instances.iter().zip(&self.levers) {
+            if instance.role == Role::Service {
+                self.tasks.spawn(mesh::registry::follow(
+                    registry.clone(),
+                    mesh::registry::spec(instance),
+                    levers.ready.subscribe(),
+                    levers.drain.clone(),
+                ));
+            }
+        }
+    }
+
+    async fn until_ready(
+        &mut self,
+        mut waiting: Vec<bool>,
+        timeout: Duration,
+        deadline: tokio::time::Instant,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
         let mut interrupt = std::pin::pin!(interrupted());
         while waiting.contains(&true) {
             let next = tokio::select! {
@@ -155,7 +217,7 @@ impl Running {
                 () = &mut interrupt => return Err(Failure::new(Exit::Failed, "interrupted before the system was ready").into()),
             };
             let Ok(next) = next else {
-                return Err(self.too_slow(timeout, &waiting, log_lengths));
+                return Err(self.too_slow(timeout, &waiting));
             };
             let Some((index, event)) = next else { break };
             let label = &self.instances[index].label;
@@ -172,7 +234,7 @@ impl Running {
                     ));
                 }
                 Event::Hopeless { reason } => {
-                    return Err(self.hopeless(index, &reason, log_lengths[index]));
+                    return Err(self.hopeless(index, &reason));
                 }
                 Event::Ended => {}
             }
@@ -189,10 +251,10 @@ impl Running {
             .collect()
     }
 
-    fn too_slow(&self, timeout: Duration, waiting: &[bool], log_lengths: &[u64]) -> anyhow::Error {
+    fn too_slow(&self, timeout: Duration, waiting: &[bool]) -> anyhow::Error {
         let slow = self.labels(waiting).join(", ");
         let mut message = format!("not ready after {} s: {slow}", timeout.as_secs());
-        let logs = self.instances.iter().zip(log_lengths).zip(waiting);
+        let logs = self.instances.iter().zip(&self.log_lengths).zip(waiting);
         for ((instance, start), _) in logs.filter(|(_, waiting)| **waiting) {
             for line in last_lines(&instance.log, *start, 2) {
                 message.push_str(&format!("\n  {} | {line}", instance.label));
@@ -207,10 +269,10 @@ impl Running {
             .into()
     }
 
-    fn hopeless(&self, index: usize, reason: &str, log_start: u64) -> anyhow::Error {
+    fn hopeless(&self, index: usize, reason: &str) -> anyhow::Error {
         let instance = &self.instances[index];
         let mut message = format!("{} did not start: {reason}", instance.label);
-        for line in last_lines(&instance.log, log_start, 8) {
+        for line in last_lines(&instance.log, self.log_lengths[index], 8) {
             message.push_str("\n  | ");
             message.push_str(&line);
         }
@@ -259,68 +321,14 @@ impl Running {
     /// What it takes to kill the processes of a service.
     pub(crate) fn levers(&self, service: &str) -> Vec<Levers> {
         let of_service = |(instance, levers): (&Instance, &Levers)| {
-            (instance.service == service).then(|| levers.clone())
+            let mine = instance.role == Role::Service && instance.service == service;
+            mine.then(|| levers.clone())
         };
         self.instances
             .iter()
             .zip(&self.levers)
             .filter_map(of_service)
             .collect()
-    }
-
-    /// Ends everything: the gateway first, then the services; what is left after 9 s, or when `hurry` resolves, is killed.
-    pub(crate) async fn stop(self, progress: &mut Progress, hurry: impl Future<Output = ()>) {
-        let mut hurry = std::pin::pin!(hurry);
-        let all = self.instances.iter().zip(&self.levers);
-        let deadline = tokio::time::Instant::now() + DRAIN;
-        let gateway: Vec<&Levers> = all
-            .filter(|(instance, _)| instance.service == "gateway")
-            .map(|(_, levers)| levers)
-            .collect();
-        for levers in &gateway {
-            levers.drain.cancel();
-        }
-        let mut events = self.events;
-        let mut alive: Vec<bool> = self.instances.iter().map(|_| true).collect();
-        let gateway_deadline = if gateway.is_empty() {
-            tokio::time::Instant::now()
-        } else {
-            tokio::time::Instant::now() + GATEWAY_DRAIN
-        };
-        let mut all_asked = false;
-        let is_gateway = |index: usize| self.instances[index].service == "gateway";
-        loop {
-            let gateway_gone = (0..alive.len()).all(|index| !alive[index] || !is_gateway(index));
-            if !all_asked && (gateway_gone || tokio::time::Instant::now() >= gateway_deadline) {
-                all_asked = true;
-                self.levers.iter().for_each(|levers| levers.drain.cancel());
-            }
-            tokio::select! {
-                // Everybody's end is told before all are gone.
-                biased;
-                next = events.recv() => match next {
-                    Some((index, Event::Ended)) => {
-                        alive[index] = false;
-                        progress.ended(&self.instances[index].label);
-                    }
-                    Some(_) => {}
-                    None => break,
-                },
-                () = tokio::time::sleep_until(gateway_deadline), if !all_asked => {}
-                () = self.tasks.wait() => break,
-                () = tokio::time::sleep_until(deadline) => break,
-                () = &mut hurry => break,
-            }
-        }
-        for (instance, (levers, alive)) in self.instances.iter().zip(self.levers.iter().zip(alive))
-        {
-            if alive && !self.tasks.is_empty() {
-                progress.say(&format!("{} is killed", instance.label));
-            }
-            levers.kill.cancel();
-        }
-        self.tasks.wait().await;
-        System::forget(&self.system.data_dir);
     }
 }
 
@@ -343,29 +351,38 @@ pub(crate) async fn interrupted() {
     }
 }
 
-fn describe(data_dir: &Path, ports: &Ports, instances: &[Instance], postgres: bool) -> System {
+fn describe(place: Place<'_>, instances: &[Instance]) -> System {
+    let url = |address: std::net::SocketAddr| format!("http://{address}");
     let processes = instances
         .iter()
         .map(|instance| Process {
+            role: instance.role,
+            label: instance.label.clone(),
             service: instance.service.to_owned(),
             replica: instance.replica,
-            url: format!("http://{}", instance.listen),
-            admin: format!("http://{}", instance.admin),
+            url: url(instance.listen),
+            admin: url(instance.admin),
             pid: None,
             log: instance.log.clone(),
         })
         .collect();
     System {
         launcher_pid: std::process::id(),
-        data_dir: data_dir.to_owned(),
-        gateway: format!("http://{}", ports.listen("gateway", 0)),
-        postgres,
+        data_dir: place.data_dir.to_owned(),
+        gateway: url(place.addresses.public()),
+        postgres: place.postgres.is_some(),
         processes,
+        mesh: place.mesh.map(|mesh| Mesh {
+            control: url(place.addresses.control()),
+            consul: url(mesh.consul),
+            outbound: place.addresses.operator().outbound,
+            policy_dir: mesh.policy_dir.clone(),
+        }),
     }
 }
 
-/// The folder of the services' binaries, checked.
-fn binaries(given: Option<&Path>, plan: &Plan) -> anyhow::Result<PathBuf> {
+/// The folder of the binaries, checked.
+fn binaries(given: Option<&Path>, plan: &Plan, has_mesh: bool) -> anyhow::Result<PathBuf> {
     let folder = match given {
         Some(folder) => folder.to_owned(),
         None => {
@@ -375,10 +392,11 @@ fn binaries(given: Option<&Path>, plan: &Plan) -> anyhow::Result<PathBuf> {
                 .to_owned()
         }
     };
-    let missing: Vec<String> = plan
-        .replicas
-        .iter()
-        .map(|(service, _)| binary_name(service))
+    let services = plan.replicas.iter().map(|(service, _)| *service);
+    let mesh: &[&str] = if has_mesh { &["meshd", "sidecar"] } else { &[] };
+    let missing: Vec<String> = services
+        .chain(mesh.iter().copied())
+        .map(binary_name)
         .filter(|name| !folder.join(name).is_file())
         .collect();
     if missing.is_empty() {

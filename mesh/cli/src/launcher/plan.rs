@@ -1,10 +1,13 @@
 //! What a launcher starts: which services, how many of each, in which order, with which environment. Pure.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Exit, Failure};
-use crate::launcher::ports::Ports;
+use crate::launcher::addresses::Addresses;
+use crate::launcher::mesh::{Layout, Workload};
+use crate::system::{Role, mesh_url};
 
 /// The services, in the order in which they are shown.
 pub(crate) const SERVICES: [&str; 6] = [
@@ -16,12 +19,15 @@ pub(crate) const SERVICES: [&str; 6] = [
     "gateway",
 ];
 
-/// Most replicas of one service: what a block of ports has room for.
+/// What the variables of a sidecar begin with: it inherits none of them either.
+pub(crate) const SIDECAR_VARIABLES: &str = "LINKERD2_PROXY_";
+
+/// Most replicas of one service: what a block of addresses has room for.
 pub(crate) const MAX_REPLICAS: u32 = 5;
 
 /// Variables that no process inherits from the user's shell: each is for one process, and the launcher sets it or leaves
 /// it unset; or it is for the command `sagamesh` alone, and may be a secret.
-pub(crate) const OWN_VARIABLES: [&str; 18] = [
+pub(crate) const OWN_VARIABLES: [&str; 24] = [
     "SAGAMESH_LISTEN",
     "SAGAMESH_ADMIN_LISTEN",
     "SAGAMESH_ADDRESSES_FILE",
@@ -32,10 +38,16 @@ pub(crate) const OWN_VARIABLES: [&str; 18] = [
     "SAGAMESH_EXIT_WITH_PARENT",
     "SAGAMESH_REPLICA",
     "SAGAMESH_COORDINATOR",
+    "SAGAMESH_COORDINATOR_REPLICAS",
     "SAGAMESH_ORDERS",
     "SAGAMESH_INVENTORY",
     "SAGAMESH_PAYMENTS",
     "SAGAMESH_NOTIFICATIONS",
+    "SAGAMESH_MESH_OUTBOUND",
+    "SAGAMESH_MESH_POLICY_DIR",
+    "SAGAMESH_CONSUL_LISTEN",
+    "SAGAMESH_SIDECAR",
+    "SAGAMESH_POLICY_DIR",
     "SAGAMESH_BIN_DIR",
     "SAGAMESH_PORT",
     "SAGAMESH_POSTGRES",
@@ -49,23 +61,47 @@ pub(crate) struct Plan {
     pub(crate) replicas: Vec<(&'static str, u32)>,
 }
 
+/// What the processes of a plan are given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// Where the data lives.
+    pub(crate) data_dir: &'a Path,
+    /// Who listens where.
+    pub(crate) addresses: &'a Addresses,
+    /// The URL of each service's database, if not SQLite.
+    pub(crate) postgres: Option<&'a BTreeMap<&'static str, String>>,
+    /// The mesh; none when services talk directly.
+    pub(crate) mesh: Option<&'a Layout>,
+}
+
 /// One process to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Instance {
-    /// Name of the service, and of its binary.
+    /// What it is.
+    pub(crate) role: Role,
+    /// Name of the service; of a sidecar, that of the service beside it.
     pub(crate) service: &'static str,
     /// Which replica, from 0.
     pub(crate) replica: u32,
     /// Name to show and to call its files by.
     pub(crate) label: String,
+    /// What to run.
+    pub(crate) program: Program,
     /// Its own environment, on top of the launcher's.
     pub(crate) environment: BTreeMap<String, String>,
-    /// `host:port` of its public side.
-    pub(crate) listen: String,
-    /// `host:port` of its admin side.
-    pub(crate) admin: String,
+    /// Where it takes requests.
+    pub(crate) listen: SocketAddr,
+    /// Its admin side.
+    pub(crate) admin: SocketAddr,
     /// Its log file.
     pub(crate) log: PathBuf,
+}
+
+/// What a process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// A binary of this name beside the launcher's own.
+    Own(&'static str),
 }
 
 impl Plan {
@@ -102,64 +138,121 @@ impl Plan {
         })
     }
 
-    /// The processes to start.
-    pub(crate) fn instances(
-        &self,
-        data_dir: &Path,
-        ports: &Ports,
-        postgres: Option<&BTreeMap<&str, String>>,
-    ) -> Vec<Instance> {
-        let peers = peers(ports);
-        let mut instances = Vec::new();
-        for &(service, count) in &self.replicas {
-            for replica in 0..count {
-                let label = if count > 1 {
-                    format!("{service}-{replica}")
-                } else {
-                    service.to_owned()
-                };
-                let listen = ports.listen(service, replica);
-                let admin = ports.admin(service, replica);
-                let mut environment = peers.clone();
-                environment.insert("SAGAMESH_LISTEN".into(), listen.clone());
-                environment.insert("SAGAMESH_ADMIN_LISTEN".into(), admin.clone());
-                environment.insert("SAGAMESH_EXIT_WITH_PARENT".into(), "true".into());
-                // Within the launcher's own 10 s: the gateway ends first, then all others at once.
-                let drain = if service == "gateway" { "3s" } else { "5s" };
-                environment.insert("SAGAMESH_DRAIN_TIMEOUT".into(), drain.into());
-                environment.insert("SAGAMESH_DATA_DIR".into(), data_dir.display().to_string());
-                if let Some(url) = postgres.and_then(|urls| urls.get(service)) {
-                    environment.insert("SAGAMESH_DATABASE_URL".into(), url.clone());
-                }
-                let log = data_dir.join("logs").join(format!("{label}.log"));
-                instances.push(Instance {
-                    service,
-                    replica,
-                    label,
-                    environment,
-                    listen,
-                    admin,
-                    log,
-                });
-            }
+    /// The processes to start, in the order in which they are shown.
+    pub(crate) fn instances(&self, place: Place<'_>) -> Vec<Instance> {
+        let mut instances: Vec<_> = self
+            .each()
+            .map(|(service, replica)| self.service(place, service, replica))
+            .collect();
+        if let Some(mesh) = place.mesh {
+            instances.push(mesh.control(place));
+            let workloads = self.workloads(place.addresses).into_iter();
+            instances.extend(workloads.map(|workload| mesh.sidecar(place, &workload)));
         }
         instances
     }
+
+    /// The workloads of the mesh: every replica of every service, and the operator.
+    pub(crate) fn workloads(&self, addresses: &Addresses) -> Vec<Workload> {
+        let operator = Workload::operator(addresses);
+        let services = self
+            .each()
+            .map(|(service, replica)| Workload::service(addresses, service, replica));
+        services.chain([operator]).collect()
+    }
+
+    /// Every address that will be listened on, with who does.
+    pub(crate) fn listens(&self, place: Place<'_>) -> Vec<(String, SocketAddr)> {
+        let addresses = place.addresses;
+        let mut all: Vec<_> = self
+            .instances(place)
+            .into_iter()
+            .flat_map(|one| [(one.label.clone(), one.listen), (one.label, one.admin)])
+            .collect();
+        if place.mesh.is_some() {
+            let inbound = self.workloads(addresses).into_iter();
+            all.extend(inbound.map(|workload| (workload.pod, workload.at.inbound)));
+        }
+        all
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        self.replicas
+            .iter()
+            .flat_map(|&(service, count)| (0..count).map(move |replica| (service, replica)))
+    }
+
+    /// Name to show: the replica's number only where there are several.
+    pub(crate) fn label(&self, service: &str, replica: u32) -> String {
+        let several = |&(name, count): &(&str, u32)| name == service && count > 1;
+        if self.replicas.iter().any(several) {
+            format!("{service}-{replica}")
+        } else {
+            service.to_owned()
+        }
+    }
+
+    fn service(&self, place: Place<'_>, service: &'static str, replica: u32) -> Instance {
+        let pod = place.addresses.pod(service, replica);
+        let label = self.label(service, replica);
+        let listen = if service == "gateway" {
+            place.addresses.public()
+        } else {
+            pod.grpc
+        };
+        let mut environment = self.peers(place);
+        let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
+        set("SAGAMESH_LISTEN", listen.to_string());
+        set("SAGAMESH_ADMIN_LISTEN", pod.admin.to_string());
+        set("SAGAMESH_EXIT_WITH_PARENT", "true".into());
+        // Within the launcher's own 10 s: the gateway ends first, then all others at once.
+        let drain = if service == "gateway" { "3s" } else { "5s" };
+        set("SAGAMESH_DRAIN_TIMEOUT", drain.into());
+        set("SAGAMESH_DATA_DIR", place.data_dir.display().to_string());
+        if let Some(url) = place.postgres.and_then(|urls| urls.get(service)) {
+            set("SAGAMESH_DATABASE_URL", url.clone());
+        }
+        if place.mesh.is_some() {
+            set("SAGAMESH_MESH_OUTBOUND", pod.outbound.to_string());
+        }
+        Instance {
+            role: Role::Service,
+            service,
+            replica,
+            log: log(place.data_dir, &label),
+            label,
+            program: Program::Own(service),
+            environment,
+            listen,
+            admin: pod.admin,
+        }
+    }
+
+    /// Where every service finds the others; also those that are not started, which may be run by hand.
+    fn peers(&self, place: Place<'_>) -> BTreeMap<String, String> {
+        let url = |service: &str| match place.mesh {
+            Some(_) => mesh_url(service),
+            None => format!("http://{}", place.addresses.pod(service, 0).grpc),
+        };
+        let mut peers: BTreeMap<_, _> = SERVICES
+            .into_iter()
+            .filter(|service| *service != "gateway")
+            .map(|service| (format!("SAGAMESH_{}", service.to_uppercase()), url(service)))
+            .collect();
+        if place.mesh.is_some() {
+            // A stream of saga steps goes to one replica, a call to any of them.
+            peers.insert(
+                "SAGAMESH_COORDINATOR_REPLICAS".into(),
+                mesh_url("coordinator-0"),
+            );
+        }
+        peers
+    }
 }
 
-/// Where every service finds the others; also those that are not started, which may be run by hand.
-fn peers(ports: &Ports) -> BTreeMap<String, String> {
-    let name = |service: &str| format!("SAGAMESH_{}", service.to_uppercase());
-    SERVICES
-        .iter()
-        .filter(|service| **service != "gateway")
-        .map(|service| {
-            (
-                name(service),
-                format!("http://{}", ports.listen(service, 0)),
-            )
-        })
-        .collect()
+/// The log file of a process.
+pub(crate) fn log(data_dir: &Path, label: &str) -> PathBuf {
+    data_dir.join("logs").join(format!("{label}.log"))
 }
 
 fn check_replicas(name: &str, count: u32, postgres: bool) -> Result<(), Failure> {
@@ -214,25 +307,49 @@ mod tests {
         assert!(refused(&["gatway"], &[], true).contains("no service named gatway"));
     }
 
+    fn place<'a>(addresses: &'a Addresses, mesh: Option<&'a Layout>) -> Place<'a> {
+        Place {
+            data_dir: Path::new("/data"),
+            addresses,
+            postgres: None,
+            mesh,
+        }
+    }
+
+    fn layout() -> Layout {
+        Layout {
+            policy_dir: "/data/mesh/policy".into(),
+            consul: ([127, 0, 0, 1], 8_500).into(),
+        }
+    }
+
     #[test]
     fn what_the_launcher_sets_is_never_inherited() -> Result<(), Failure> {
         let plan = Plan::new(&[], &[], false)?;
-        let instances = plan.instances(Path::new("/data"), &Ports::for_test(20_000, 8080), None);
-        for name in instances.iter().flat_map(|one| one.environment.keys()) {
-            assert!(OWN_VARIABLES.contains(&name.as_str()), "{name}");
+        let addresses = Addresses::for_test(true);
+        for mesh in [None, Some(&layout())] {
+            for instance in plan.instances(place(&addresses, mesh)) {
+                for name in instance.environment.keys() {
+                    assert!(
+                        OWN_VARIABLES.contains(&name.as_str())
+                            || name.starts_with(SIDECAR_VARIABLES),
+                        "{name}"
+                    );
+                }
+            }
         }
         Ok(())
     }
 
     #[test]
-    fn each_replica_has_its_own_ports_log_and_one_database() -> Result<(), Failure> {
+    fn each_replica_has_its_own_address_log_and_one_database() -> Result<(), Failure> {
         let plan = Plan::new(&["orders".into()], &[("orders".into(), 2)], true)?;
         let urls = BTreeMap::from([("orders", "postgres://localhost/sagamesh_orders".to_owned())]);
-        let instances = plan.instances(
-            Path::new("/data"),
-            &Ports::for_test(20_000, 8080),
-            Some(&urls),
-        );
+        let addresses = Addresses::for_test(true);
+        let instances = plan.instances(Place {
+            postgres: Some(&urls),
+            ..place(&addresses, None)
+        });
         assert_eq!(instances.len(), 2);
         assert_eq!(instances[1].log, Path::new("/data/logs/orders-1.log"));
         assert_ne!(instances[0].listen, instances[1].listen);
@@ -242,8 +359,38 @@ mod tests {
         );
         assert_eq!(
             instances[0].environment["SAGAMESH_COORDINATOR"],
-            "http://127.0.0.1:20000"
+            format!("http://{}", addresses.pod("coordinator", 0).grpc)
         );
+        Ok(())
+    }
+
+    #[test]
+    fn in_a_mesh_every_process_has_a_sidecar_and_peers_have_names() -> Result<(), Failure> {
+        let plan = Plan::new(&[], &[("orders".into(), 2)], true)?;
+        let addresses = Addresses::for_test(true);
+        let layout = layout();
+        let instances = plan.instances(place(&addresses, Some(&layout)));
+        let of = |role| instances.iter().filter(move |one| one.role == role);
+        assert_eq!(of(Role::Control).count(), 1);
+        assert_eq!(
+            of(Role::Sidecar).count(),
+            of(Role::Service).count() + 1,
+            "and the operator's"
+        );
+        for service in of(Role::Service) {
+            let pod = addresses.pod(service.service, service.replica);
+            let environment = &service.environment;
+            assert_eq!(
+                environment["SAGAMESH_MESH_OUTBOUND"],
+                pod.outbound.to_string()
+            );
+            assert_eq!(
+                environment["SAGAMESH_ORDERS"],
+                "http://orders.sagamesh.svc.cluster.local:50051"
+            );
+        }
+        let labels: std::collections::BTreeSet<_> = instances.iter().map(|one| &one.log).collect();
+        assert_eq!(labels.len(), instances.len(), "each has its own log");
         Ok(())
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Levers {
     pub(crate) kill: CancellationToken,
     /// Each change kills the process as it runs now, like `kill -9`; it is started again.
     pub(crate) crash: Arc<watch::Sender<u64>>,
+    /// Whether it is ready, as far as it said.
+    pub(crate) ready: Arc<watch::Sender<bool>>,
 }
 
 impl Levers {
@@ -56,6 +58,7 @@ impl Levers {
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
             crash: Arc::new(watch::Sender::new(0)),
+            ready: Arc::new(watch::Sender::new(false)),
         }
     }
 }
@@ -89,9 +92,11 @@ pub(crate) async fn supervise(
         tell(Event::Started { pid: child.id() });
         let ending = run(&instance, &mut child, &levers, &mut crash, begun, |after| {
             was_ready = true;
+            levers.ready.send_replace(true);
             tell(Event::Ready { after });
         })
         .await;
+        levers.ready.send_replace(false);
         let status = match ending {
             Ending::Asked => break,
             Ending::ByItself(status) => status,
@@ -136,7 +141,8 @@ async fn run(
     crash.mark_unchanged();
     // While it is open the child lives; the system closes it when this process dies, however it dies.
     let mut stdin = child.stdin.take();
-    let mut ready = std::pin::pin!(ready::until_ready(&instance.admin));
+    let admin = instance.admin.to_string();
+    let mut ready = std::pin::pin!(ready::until_ready(&admin));
     let mut is_ready = false;
     let mut asked = false;
     loop {
@@ -174,6 +180,12 @@ fn start(instance: &Instance, binary: &PathBuf) -> anyhow::Result<Child> {
     let mut command = Command::new(binary);
     for name in plan::OWN_VARIABLES {
         command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(plan::SIDECAR_VARIABLES.as_bytes()) {
+            command.env_remove(name);
+        }
     }
     command
         .envs(&instance.environment)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use http::{Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,6 +16,9 @@ use super::CONNECT_TIMEOUT;
 use super::body::lost;
 use crate::env::Connector;
 
+/// Where a sidecar is to send a request.
+const DESTINATION: HeaderName = HeaderName::from_static("l5d-dst-override");
+
 type Sender = SendRequest<Body>;
 /// One attempt, waited for by every call that needs it.
 type Attempt = Shared<BoxFuture<'static, Result<Sender, Arc<str>>>>;
@@ -24,6 +27,8 @@ pub(super) struct Connection {
     connector: Connector,
     uri: Uri,
     peer: Arc<str>,
+    /// `host:port` of the peer, for a sidecar to read.
+    destination: Option<HeaderValue>,
     state: Mutex<State>,
 }
 
@@ -35,10 +40,15 @@ enum State {
 
 impl Connection {
     pub(super) fn new(connector: Connector, uri: Uri, peer: &str) -> Self {
+        let destination = connector
+            .names_destinations()
+            .then(|| destination(&uri))
+            .flatten();
         Self {
             connector,
             uri,
             peer: Arc::from(peer),
+            destination,
             state: Mutex::new(State::Idle),
         }
     }
@@ -49,6 +59,11 @@ impl Connection {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, Status> {
         *request.uri_mut() = self.absolute(request.uri())?;
+        if let Some(destination) = &self.destination {
+            request
+                .headers_mut()
+                .insert(DESTINATION, destination.clone());
+        }
         let mut replaced = false;
         loop {
             let mut sender = self.sender().await?;
@@ -124,6 +139,11 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Connection({})", self.uri)
     }
+}
+
+fn destination(uri: &Uri) -> Option<HeaderValue> {
+    let text = format!("{}:{}", uri.host()?, uri.port_u16().unwrap_or(80));
+    HeaderValue::from_str(&text).ok()
 }
 
 async fn connect(connector: Connector, uri: Uri) -> Result<Sender, Arc<str>> {

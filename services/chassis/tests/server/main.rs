@@ -7,4 +7,5 @@ mod lifecycle;
 mod limits;
 mod observability;
 mod peers;
+mod sidecar;
 mod simulated;

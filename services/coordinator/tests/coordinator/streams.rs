@@ -54,6 +54,33 @@ async fn the_first_message_must_be_a_sensible_hello() {
 }
 
 #[tokio::test]
+async fn a_participant_is_who_the_mesh_says_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let system = with_one_step(dir.path()).await;
+    let first = || participate_request::Message::Hello(hello("a", "i1", ACTIONS, 1));
+    let own = "a.sagamesh.serviceaccount.identity.linkerd.cluster.local";
+    let mut link = system.link_as(first(), Some(own)).await.expect("itself");
+    assert!(matches!(
+        link.next().await,
+        Ok(Some(participate_response::Message::Welcome(_)))
+    ));
+    let other = "payments.sagamesh.serviceaccount.identity.linkerd.cluster.local";
+    let refused = system.link_as(first(), Some(other)).await;
+    let refused = refused.err().expect("somebody else");
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (
+            tonic::Code::PermissionDenied,
+            "PARTICIPANT_IDENTITY_MISMATCH"
+        )
+    );
+    assert!(
+        refused.message().contains("\"payments\"") && refused.message().contains("\"a\""),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn messages_that_make_no_sense_end_the_stream_with_a_reason() {
     let dir = tempfile::tempdir().expect("a folder");
     let system = with_one_step(dir.path()).await;

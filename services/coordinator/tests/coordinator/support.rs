@@ -242,6 +242,15 @@ impl System {
         &self,
         first: participate_request::Message,
     ) -> Result<Link, Status> {
+        self.link_as(first, None).await
+    }
+
+    /// A stream whose sidecar says who opened it.
+    pub(crate) async fn link_as(
+        &self,
+        first: participate_request::Message,
+        identity: Option<&'static str>,
+    ) -> Result<Link, Status> {
         let (sender, receiver) = mpsc::unbounded_channel();
         sender
             .send(ParticipateRequest {
@@ -250,11 +259,12 @@ impl System {
             .expect("open");
         let mut client =
             ParticipantServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
-        let response = soon(
-            "a stream",
-            client.participate(UnboundedReceiverStream::new(receiver)),
-        )
-        .await?;
+        let mut request = tonic::Request::new(UnboundedReceiverStream::new(receiver));
+        if let Some(identity) = identity {
+            let value = tonic::metadata::MetadataValue::from_static(identity);
+            request.metadata_mut().insert("l5d-client-id", value);
+        }
+        let response = soon("a stream", client.participate(request)).await?;
         Ok(Link {
             sender,
             inbound: response.into_inner(),

@@ -263,6 +263,7 @@ impl Running {
                 ..store
             },
             coordinator: coordinator.to_owned(),
+            coordinator_replicas: None,
             orders: orders.to_owned(),
             smtp_url: smtp_url.map(|url| url.parse().expect("an SMTP address")),
             mail_from: "The shop <shop@example.com>".parse().expect("an address"),

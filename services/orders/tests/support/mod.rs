@@ -114,6 +114,7 @@ impl World {
             chassis: process.config.clone(),
             store: self.store.clone(),
             coordinator: self.coordinator.url(),
+            coordinator_replicas: None,
             inventory: self.inventory.url(),
             breaker_recovery: Duration::from_secs(60),
         };

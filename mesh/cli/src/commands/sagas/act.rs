@@ -131,9 +131,10 @@ async fn send(
 }
 
 fn operators(system: &System) -> anyhow::Result<OperatorServiceClient<connect::Channel>> {
-    Ok(OperatorServiceClient::new(connect::channel(
-        &system.url("coordinator")?,
-    )))
+    Ok(OperatorServiceClient::new(connect::service(
+        system,
+        "coordinator",
+    )?))
 }
 
 /// The one saga, or none when the filters choose. Exactly one of the two must be given.

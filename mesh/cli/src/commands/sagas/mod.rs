@@ -97,7 +97,7 @@ pub(crate) type Client = SagaServiceClient<Channel>;
 
 /// A client of the system's coordinator.
 pub(crate) fn client(system: &System) -> anyhow::Result<Client> {
-    Ok(Client::new(connect::channel(&system.url("coordinator")?)))
+    Ok(Client::new(connect::service(system, "coordinator")?))
 }
 
 pub(crate) async fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {

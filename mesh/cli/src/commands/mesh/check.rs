@@ -1,0 +1,269 @@
+//! `sagamesh mesh check`: looks for what is wrong, and says what to do.
+
+use std::process::ExitCode;
+
+use futures_util::future::join_all;
+use sagamesh_api::mesh::v1::{Health, ListWorkloadsRequest};
+
+use super::{control, policy, who};
+use crate::args::Common;
+use crate::connect;
+use crate::failure::{Exit, from_status};
+use crate::launcher::ready;
+use crate::output::{self, Format};
+use crate::system::{Mesh, Process, Role, System};
+
+/// A certificate that is not renewed with this much of its life left will not be.
+const CLOSE_MILLIS: i64 = 5 * 60_000;
+
+/// How one question was answered.
+struct Finding {
+    verdict: Verdict,
+    /// What was looked at.
+    subject: String,
+    /// What was found, and what to do.
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// Good to know.
+    Note,
+    Bad,
+}
+
+pub(super) async fn run(common: &Common, system: &System, mesh: &Mesh) -> anyhow::Result<ExitCode> {
+    let mut findings = processes(system).await;
+    findings.push(policies(mesh).await);
+    findings.extend(certificates(mesh).await);
+    findings.extend(instances(mesh).await);
+    findings.push(doors(system));
+    let bad = findings
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Bad)
+        .count();
+    match common.output {
+        Format::Json => output::line(&serde_json::to_string_pretty(&json(&findings))?),
+        Format::Table => {
+            for finding in &findings {
+                let mark = match finding.verdict {
+                    Verdict::Good => "ok  ",
+                    Verdict::Note => "note",
+                    Verdict::Bad => "BAD ",
+                };
+                let text = finding.text.replace('\n', "\n      ");
+                output::line(&format!("{mark}  {}: {text}", finding.subject));
+            }
+            output::line(&match bad {
+                0 => "\nThe mesh is well.".to_owned(),
+                1 => "\nOne thing is wrong.".to_owned(),
+                many => format!("\n{many} things are wrong."),
+            });
+        }
+    }
+    Ok(if bad == 0 {
+        ExitCode::SUCCESS
+    } else {
+        Exit::Failed.into()
+    })
+}
+
+fn good(subject: impl Into<String>, text: impl Into<String>) -> Finding {
+    finding(Verdict::Good, subject, text)
+}
+
+fn bad(subject: impl Into<String>, text: impl Into<String>) -> Finding {
+    finding(Verdict::Bad, subject, text)
+}
+
+fn finding(verdict: Verdict, subject: impl Into<String>, text: impl Into<String>) -> Finding {
+    Finding {
+        verdict,
+        subject: subject.into(),
+        text: text.into(),
+    }
+}
+
+/// Whether the control plane, the sidecars and the services are ready.
+async fn processes(system: &System) -> Vec<Finding> {
+    let asked = system.processes.iter().map(|process| async move {
+        let admin = process.admin.trim_start_matches("http://");
+        (process, ready::is_ready(admin).await)
+    });
+    let answers = join_all(asked).await;
+    let kinds = [
+        (
+            Role::Control,
+            "control plane",
+            "Calls go on with what the sidecars know; policies and addresses do not change meanwhile.",
+        ),
+        (
+            Role::Sidecar,
+            "sidecars",
+            "A sidecar is not ready before the control plane has certified it.",
+        ),
+        (
+            Role::Service,
+            "services",
+            "Others do not find it meanwhile.",
+        ),
+    ];
+    let mut findings = Vec::new();
+    for (role, subject, consequence) in kinds {
+        let mine = answers.iter().filter(|(process, _)| process.role == role);
+        let away: Vec<&Process> = mine
+            .clone()
+            .filter(|(_, ready)| !ready)
+            .map(|(process, _)| *process)
+            .collect();
+        if away.is_empty() {
+            let text = match mine.count() {
+                1 => "ready".to_owned(),
+                many => format!("all {many} ready"),
+            };
+            findings.push(good(subject, text));
+        }
+        for process in away {
+            let state = match process.pid {
+                Some(pid) => format!("process {pid} is not ready"),
+                None => "it is being started again".to_owned(),
+            };
+            findings.push(bad(
+                &process.label,
+                format!("{state}. {consequence}\nIts log: {}", process.log.display()),
+            ));
+        }
+    }
+    findings
+}
+
+/// Whether the policy files are in force.
+async fn policies(mesh: &Mesh) -> Finding {
+    match policy::status(mesh).await {
+        Err(error) => bad("policy", error.to_string()),
+        Ok(status) if status.current => good(
+            "policy",
+            format!(
+                "{} files of {} are in force",
+                status.files.len(),
+                status.folder
+            ),
+        ),
+        Ok(status) => {
+            let mut text = format!(
+                "the files in {} were refused, those of {} UTC stay in force:",
+                status.folder,
+                output::time(status.load_time.as_ref())
+            );
+            for error in &status.errors {
+                text.push('\n');
+                text.push_str(&policy::sentence(error));
+            }
+            bad("policy", text)
+        }
+    }
+}
+
+/// Whether everybody can prove who they are, and will still be able to in a while.
+async fn certificates(mesh: &Mesh) -> Vec<Finding> {
+    let answer = control(mesh)
+        .list_workloads(connect::request(ListWorkloadsRequest {}))
+        .await;
+    let workloads = match answer {
+        Ok(answer) => answer.into_inner().workloads,
+        Err(status) => {
+            let failure = from_status("meshd", "listing workloads", &status);
+            return vec![bad("certificates", failure.to_string())];
+        }
+    };
+    let now = who::now_millis();
+    let mut findings = Vec::new();
+    let mut least: Option<i64> = None;
+    for workload in &workloads {
+        match who::left_millis(workload, now) {
+            Some(left) if left < CLOSE_MILLIS => findings.push(bad(
+                format!("certificate of {}", workload.pod),
+                format!(
+                    "it ends in {} and was not renewed. The sidecar asks for a new one long before: its log says what keeps it",
+                    output::span(left)
+                ),
+            )),
+            Some(left) => least = Some(least.map_or(left, |least| least.min(left))),
+            // Issued before the control plane was started again: the sidecar's readiness tells.
+            None => {}
+        }
+    }
+    if findings.is_empty() {
+        let text = match least {
+            Some(left) => format!(
+                "{} workloads; the first one ends in {}, and is renewed before",
+                workloads.len(),
+                output::span(left)
+            ),
+            None => "none was issued since the control plane was started".to_owned(),
+        };
+        findings.push(good("certificates", text));
+    }
+    findings
+}
+
+/// Whether every instance is found by others.
+async fn instances(mesh: &Mesh) -> Vec<Finding> {
+    let instances = match who::all_instances(mesh).await {
+        Ok(instances) => instances,
+        Err(error) => return vec![bad("registry", error.to_string())],
+    };
+    let sick = instances
+        .iter()
+        .filter(|one| one.health() == Health::Critical);
+    let findings: Vec<_> = sick
+        .map(|one| {
+            let spec = one.spec.clone().unwrap_or_default();
+            bad(
+                format!("instance {}", spec.instance_id),
+                format!("others do not find it: {}", who::complaint(one)),
+            )
+        })
+        .collect();
+    if findings.is_empty() {
+        return vec![good(
+            "registry",
+            format!("all {} instances are healthy", instances.len()),
+        )];
+    }
+    findings
+}
+
+/// What the mesh cannot keep anybody from.
+fn doors(system: &System) -> Finding {
+    let open: Vec<_> = system
+        .services()
+        .filter(|process| process.service != "gateway")
+        .map(|process| process.url.trim_start_matches("http://"))
+        .collect();
+    finding(
+        Verdict::Note,
+        "doors",
+        format!(
+            "programs of this machine can go past the mesh and dial a service itself ({}): on one machine nothing keeps them from it. In a cluster the pods' network does",
+            open.join(", ")
+        ),
+    )
+}
+
+fn json(findings: &[Finding]) -> serde_json::Value {
+    let one = |finding: &Finding| {
+        let verdict = match finding.verdict {
+            Verdict::Good => "GOOD",
+            Verdict::Note => "NOTE",
+            Verdict::Bad => "BAD",
+        };
+        serde_json::json!({
+            "verdict": verdict,
+            "subject": finding.subject,
+            "text": finding.text,
+        })
+    };
+    serde_json::json!({ "findings": findings.iter().map(one).collect::<Vec<_>>() })
+}

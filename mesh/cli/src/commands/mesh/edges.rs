@@ -1,0 +1,157 @@
+//! Who calls whom, as the sidecars count it. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::metrics::{Sample, quantile};
+
+/// From one workload to one service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Edge {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+/// What was counted on an edge.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Counts {
+    pub(super) success: f64,
+    pub(super) failure: f64,
+    /// Responses that came over mTLS.
+    pub(super) encrypted: f64,
+    /// Upper bounds in milliseconds, as the bits of an f64 (which order as the numbers do), with how many lie at or below.
+    latency: BTreeMap<u64, f64>,
+}
+
+/// All edges of one look.
+pub(super) type Edges = BTreeMap<Edge, Counts>;
+
+impl Counts {
+    pub(super) fn all(&self) -> f64 {
+        self.success + self.failure
+    }
+
+    /// Share of successes.
+    pub(super) fn success_rate(&self) -> Option<f64> {
+        (self.all() > 0.0).then(|| self.success / self.all())
+    }
+
+    /// The latency in milliseconds below which a share of responses lies.
+    pub(super) fn latency(&self, share: f64) -> Option<f64> {
+        let buckets: Vec<_> = self
+            .latency
+            .iter()
+            .map(|(bound, count)| (f64::from_bits(*bound), *count))
+            .collect();
+        quantile(&buckets, share)
+    }
+
+    /// What was counted since `before`; all of it when a sidecar began anew in between.
+    pub(super) fn since(&self, before: Option<&Counts>) -> Counts {
+        let Some(before) = before.filter(|before| before.all() <= self.all()) else {
+            return self.clone();
+        };
+        let less = |(bound, count): (&u64, &f64)| {
+            (*bound, count - before.latency.get(bound).unwrap_or(&0.0))
+        };
+        Counts {
+            success: (self.success - before.success).max(0.0),
+            failure: (self.failure - before.failure).max(0.0),
+            encrypted: (self.encrypted - before.encrypted).max(0.0),
+            latency: self.latency.iter().map(less).collect(),
+        }
+    }
+}
+
+/// Adds what the sidecar of `from` counted on its way out.
+pub(super) fn add(edges: &mut Edges, from: &str, samples: &[Sample]) {
+    let outbound = samples
+        .iter()
+        .filter(|sample| sample.label("direction") == "outbound");
+    for sample in outbound {
+        let Some(to) = destination(sample) else {
+            continue;
+        };
+        let edge = Edge {
+            from: from.to_owned(),
+            to,
+        };
+        match sample.name.as_str() {
+            "response_total" => {
+                let counts = edges.entry(edge).or_default();
+                if sample.label("classification") == "success" {
+                    counts.success += sample.value;
+                } else {
+                    counts.failure += sample.value;
+                }
+                if sample.label("tls") == "true" {
+                    counts.encrypted += sample.value;
+                }
+            }
+            "response_latency_ms_bucket" => {
+                let bound: f64 = sample.label("le").parse().unwrap_or(f64::INFINITY);
+                let counts = edges.entry(edge).or_default();
+                *counts.latency.entry(bound.to_bits()).or_default() += sample.value;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The service that answered.
+fn destination(sample: &Sample) -> Option<String> {
+    let service = sample.label("dst_service");
+    let authority = sample.label("authority").split(['.', ':']).next();
+    let name = if service.is_empty() {
+        authority?
+    } else {
+        service
+    };
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::parse;
+
+    fn look(success: u32, failure: u32) -> Edges {
+        let all = success + failure;
+        let text = format!(
+            r#"response_total{{direction="outbound",dst_service="orders",tls="true",classification="success"}} {success}
+response_total{{direction="outbound",dst_service="orders",tls="true",classification="failure"}} {failure}
+response_latency_ms_bucket{{direction="outbound",dst_service="orders",le="1"}} 0
+response_latency_ms_bucket{{direction="outbound",dst_service="orders",le="2"}} {all}
+response_latency_ms_bucket{{direction="outbound",dst_service="orders",le="+Inf"}} {all}
+response_total{{direction="inbound",tls="true",classification="success"}} 99"#
+        );
+        let mut edges = Edges::new();
+        add(&mut edges, "gateway", &parse(&text));
+        edges
+    }
+
+    #[test]
+    fn edges_count_what_goes_out() {
+        let edges = look(3, 1);
+        assert_eq!(edges.len(), 1);
+        let (edge, counts) = edges.iter().next().expect("one edge");
+        assert_eq!(
+            (edge.from.as_str(), edge.to.as_str()),
+            ("gateway", "orders")
+        );
+        assert_eq!(counts.success_rate(), Some(0.75));
+        assert_eq!(counts.encrypted, 4.0);
+        assert_eq!(counts.latency(0.5), Some(1.5));
+    }
+
+    #[test]
+    fn a_window_is_the_difference_and_survives_a_restart() {
+        let (before, now) = (look(3, 1), look(5, 1));
+        let edge = now.keys().next().expect("one edge");
+        let window = now[edge].since(before.get(edge));
+        assert_eq!((window.success, window.failure), (2.0, 0.0));
+        assert_eq!(window.latency(0.5), Some(1.5));
+        let anew = look(1, 0)[edge].since(now.get(edge));
+        assert_eq!(anew.all(), 1.0);
+        assert_eq!(now[edge].since(None), now[edge]);
+    }
+}

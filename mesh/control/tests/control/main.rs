@@ -1,0 +1,10 @@
+//! meshd, served in process, with the real policy files in a temporary folder.
+
+mod consul;
+mod identity;
+mod killed;
+mod policy_files;
+mod proxies;
+mod purity;
+mod registrations;
+mod rig;

@@ -1,0 +1,127 @@
+//! The layers at the front of both sides: answers for errors, and a limit of what is under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Version;
+use tower::Layer;
+
+use crate::error::ProxyError;
+use crate::http::respond::{self, Client};
+use crate::http::{Request, Response, Serve, is_grpc, orig_proto};
+
+/// Makes [`Respond`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RespondLayer;
+
+/// Turns errors into responses: the end of the line, nothing escapes it.
+#[derive(Debug)]
+pub(crate) struct Respond<S> {
+    inner: S,
+}
+
+impl<S> Layer<S> for RespondLayer {
+    type Service = Respond<S>;
+
+    fn layer(&self, inner: S) -> Respond<S> {
+        Respond { inner }
+    }
+}
+
+impl<S> Respond<S> {
+    /// What is inside.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Serve> Respond<S> {
+    /// Answers a request; an `informed` client is told why the sidecar answered itself.
+    pub(crate) async fn respond(&self, request: Request, informed: bool) -> Response {
+        let client = Client {
+            grpc: is_grpc(request.headers()),
+            version: request.version(),
+            informed,
+        };
+        match self.inner.call(request).await {
+            Ok(mut response) => {
+                if client.grpc {
+                    response.body_mut().rescue();
+                }
+                if client.version <= Version::HTTP_11 {
+                    orig_proto::strip_connection_headers(response.headers_mut());
+                }
+                response
+            }
+            Err(error) => {
+                tracing::debug!(error = %crate::http::server::chain(&error), "answered by the sidecar");
+                respond::answer(&error, client)
+            }
+        }
+    }
+}
+
+/// Makes [`Shed`].
+#[derive(Clone, Debug)]
+pub(crate) struct ShedLayer {
+    /// Requests under way on all threads.
+    pub(crate) in_flight: Arc<AtomicUsize>,
+    /// How many there may be.
+    pub(crate) max: usize,
+}
+
+/// Refuses requests above a number under way. A request counts until its response's end.
+#[derive(Debug)]
+pub(crate) struct Shed<S> {
+    inner: S,
+    in_flight: Arc<AtomicUsize>,
+    max: usize,
+}
+
+impl<S> Layer<S> for ShedLayer {
+    type Service = Shed<S>;
+
+    fn layer(&self, inner: S) -> Shed<S> {
+        Shed {
+            inner,
+            in_flight: Arc::clone(&self.in_flight),
+            max: self.max,
+        }
+    }
+}
+
+impl<S> Shed<S> {
+    /// What is inside.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Serve> Serve for Shed<S> {
+    async fn call(&self, request: Request) -> Result<Response, ProxyError> {
+        let held = InFlight::enter(&self.in_flight);
+        if held.0.load(Ordering::Relaxed) > self.max {
+            return Err(ProxyError::LoadShed("too many requests under way"));
+        }
+        let mut response = self.inner.call(request).await?;
+        response.body_mut().hold(held);
+        Ok(response)
+    }
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn enter(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,190 @@
+//! The side that peers call: from a peer's mTLS to the app's plain HTTP.
+
+mod accept;
+mod app;
+mod authorize;
+mod identify;
+mod port;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
+
+use crate::control::Control;
+use crate::front::{Respond, RespondLayer, Shed, ShedLayer};
+use crate::http::RequestBody;
+use crate::http::server::{self, HttpVersion, Violations};
+use crate::identity::Identity;
+use crate::io::Io;
+use crate::metrics::Registry;
+use accept::{Acceptor, Peer};
+use app::App;
+use authorize::{Authorize, AuthorizeLayer};
+use identify::{Identify, IdentifyLayer};
+use port::Port;
+
+/// How long a port without connections is remembered.
+const IDLE: Duration = Duration::from_secs(90);
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Policies.
+    pub(crate) control: Control,
+    /// Certificates.
+    pub(crate) identity: Arc<Identity>,
+    /// Metrics.
+    pub(crate) registry: Registry,
+    /// Where the app listens.
+    pub(crate) app: IpAddr,
+    /// The sidecar's own ports, which no peer may reach through it.
+    pub(crate) own_ports: Vec<u16>,
+    /// Requests under way at one time.
+    pub(crate) max_in_flight: usize,
+    /// Requests under way now.
+    pub(crate) in_flight: Arc<AtomicUsize>,
+}
+
+/// The inbound side of one thread.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    shared: Arc<Shared>,
+    acceptor: Acceptor,
+    ports: Mutex<HashMap<u16, (Arc<Port>, Instant)>>,
+    violations: Violations,
+}
+
+/// The stack of one connection.
+type Stack = Respond<Shed<Authorize<Identify<Arc<App>>>>>;
+
+impl Inbound {
+    /// Builds it on the thread that uses it.
+    pub(crate) fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            acceptor: Acceptor::new(shared),
+            shared: Arc::clone(shared),
+            ports: Mutex::default(),
+            violations: Violations::new(&shared.registry, "inbound"),
+        })
+    }
+
+    /// Serves a connection of a peer's.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        drain: CancellationToken,
+    ) {
+        let accepted = tokio::select! {
+            accepted = self.acceptor.accept(stream, address) => accepted,
+            () = drain.cancelled() => return,
+        };
+        let Some((io, peer, protocol)) = accepted else {
+            return;
+        };
+        let Some(port) = self.port(peer.port) else {
+            self.acceptor.refuse(
+                address,
+                "too_many_ports",
+                "more ports are asked for than are followed",
+            );
+            return;
+        };
+        match protocol {
+            Some(version) => self.http(io, port, peer, version, drain).await,
+            None => self.bytes(io, &port, &peer, drain).await,
+        }
+    }
+
+    async fn http(
+        &self,
+        io: Io,
+        port: Arc<Port>,
+        peer: Peer,
+        version: HttpVersion,
+        drain: CancellationToken,
+    ) {
+        let stack = Arc::new(self.stack(port, peer));
+        let respond = move |request: http::Request<Incoming>| {
+            let stack: Arc<Stack> = Arc::clone(&stack);
+            // Only peers of the mesh get here: all are told why.
+            async move { stack.respond(request.map(RequestBody::from), true).await }
+        };
+        server::serve(io, version, drain, &self.violations, respond).await;
+    }
+
+    fn stack(&self, port: Arc<Port>, peer: Peer) -> Stack {
+        let app = Arc::clone(&port.app);
+        let identify = IdentifyLayer::new(&peer);
+        ServiceBuilder::new()
+            // Outermost: whatever fails below is answered in the peer's own terms.
+            .layer(RespondLayer)
+            // Before any work: what cannot be served is refused at once.
+            .layer(ShedLayer {
+                in_flight: Arc::clone(&self.shared.in_flight),
+                max: self.shared.max_in_flight,
+            })
+            // Before the app or anything that costs: the route, who may call it, and how often.
+            .layer(AuthorizeLayer {
+                port,
+                peer: Arc::new(peer),
+            })
+            // After the decision, which looks at the certificate alone: what the app is told of its caller.
+            .layer(identify)
+            // The app, in the HTTP version that the request had at its own client.
+            .service(app)
+    }
+
+    /// Forwards bytes, where neither side speaks HTTP.
+    async fn bytes(&self, mut io: Io, port: &Port, peer: &Peer, drain: CancellationToken) {
+        if !port.admits_bytes(peer) {
+            self.acceptor.refuse(
+                peer.address,
+                "unauthorized",
+                "no authorization admits this peer",
+            );
+            return;
+        }
+        let copied = async {
+            let mut app = port.app.connect_bytes().await?;
+            tokio::io::copy_bidirectional(&mut io, &mut app).await
+        };
+        tokio::select! {
+            copied = copied => if let Err(error) = copied {
+                tracing::debug!(%error, port = peer.port, "a connection of bytes ended in an error");
+            },
+            () = drain.cancelled() => {}
+        }
+    }
+
+    fn port(&self, port: u16) -> Option<Arc<Port>> {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some((known, used)) = ports.get_mut(&port) {
+            *used = now;
+            return Some(Arc::clone(known));
+        }
+        let updates = self.shared.control.watch_server(port)?;
+        let made = Arc::new(Port::new(&self.shared, port, updates));
+        ports.insert(port, (Arc::clone(&made), now));
+        Some(made)
+    }
+
+    /// Forgets ports without connections, unless the control plane is away.
+    pub(crate) fn forget_idle(&self, now: Instant) {
+        if self.shared.control.is_healthy() {
+            let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+            ports.retain(|_, (port, used)| {
+                Arc::strong_count(port) > 1 || now.saturating_duration_since(*used) < IDLE
+            });
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A control plane for tests and benches: policies that its owner sets, and a certificate authority in memory.
+//!
+//! It serves all four APIs on one port, like the real one, and can be stopped and started again on the same port.
+
+mod authority;
+pub mod policies;
+mod services;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use linkerd2_proxy_api::destination::WeightedAddr;
+use linkerd2_proxy_api::destination::destination_server::DestinationServer;
+use linkerd2_proxy_api::identity::identity_server::IdentityServer;
+use linkerd2_proxy_api::inbound::Server;
+use linkerd2_proxy_api::inbound::inbound_server_policies_server::InboundServerPoliciesServer;
+use linkerd2_proxy_api::outbound::OutboundPolicy;
+use linkerd2_proxy_api::outbound::outbound_policies_server::OutboundPoliciesServer;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+
+pub use authority::Authority;
+
+use crate::Config;
+use crate::config::{ControlConfig, DefaultPolicy, IdentityConfig, InboundConfig, OutboundConfig};
+
+/// The token that the control plane accepts.
+pub const TOKEN: &str = "a token";
+
+/// A control plane for tests. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct ControlPlane {
+    address: SocketAddr,
+    state: Arc<State>,
+    server: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// What the control plane says.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) authority: Authority,
+    pub(crate) policies: Book<String, OutboundPolicy>,
+    pub(crate) endpoints: Book<String, Vec<WeightedAddr>>,
+    /// By workload and port.
+    pub(crate) servers: Book<(String, u16), Server>,
+}
+
+/// Things that are looked up and may change; one that was never set is waited for or missing, as the API has it.
+#[derive(Debug)]
+pub(crate) struct Book<K, V>(Mutex<HashMap<K, watch::Sender<Option<V>>>>);
+
+impl<K: std::hash::Hash + Eq, V: Clone> Book<K, V> {
+    fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    fn set(&self, key: K, value: V) {
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        book.entry(key)
+            .or_insert_with(|| watch::Sender::new(None))
+            .send_replace(Some(value));
+    }
+
+    pub(crate) fn follow(&self, key: K) -> watch::Receiver<Option<V>> {
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        book.entry(key)
+            .or_insert_with(|| watch::Sender::new(None))
+            .subscribe()
+    }
+}
+
+impl ControlPlane {
+    /// Starts on a free port of loopback.
+    ///
+    /// # Errors
+    /// If no port is free, or the authority cannot be made.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::with_authority(Authority::new()?).await
+    }
+
+    /// Starts with this certificate authority.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub async fn with_authority(authority: Authority) -> anyhow::Result<Self> {
+        let state = State {
+            authority,
+            policies: Book::new(),
+            endpoints: Book::new(),
+            servers: Book::new(),
+        };
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let plane = Self {
+            address: listener.local_addr()?,
+            state: Arc::new(state),
+            server: Arc::default(),
+        };
+        plane.serve(listener);
+        Ok(plane)
+    }
+
+    fn serve(&self, listener: tokio::net::TcpListener) {
+        let services = services::Services(Arc::clone(&self.state));
+        let server = tonic::transport::Server::builder()
+            .add_service(DestinationServer::new(services.clone()))
+            .add_service(OutboundPoliciesServer::new(services.clone()))
+            .add_service(InboundServerPoliciesServer::new(services.clone()))
+            .add_service(IdentityServer::new(services))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(async move {
+            // Errors of single connections are the clients' to notice.
+            let _ = server.await;
+        });
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its certificate authority.
+    pub fn authority(&self) -> &Authority {
+        &self.state.authority
+    }
+
+    /// Sets the policy of the destination `authority` (`name:port`).
+    pub fn set_policy(&self, authority: &str, policy: OutboundPolicy) {
+        self.state.policies.set(authority.to_owned(), policy);
+    }
+
+    /// Sets the endpoints of `path`.
+    pub fn set_endpoints(&self, path: &str, endpoints: Vec<WeightedAddr>) {
+        self.state.endpoints.set(path.to_owned(), endpoints);
+    }
+
+    /// Sets the policy of a port of `workload`.
+    pub fn set_server(&self, workload: &str, port: u16, server: Server) {
+        self.state.servers.set((workload.to_owned(), port), server);
+    }
+
+    /// Ends all connections and listens no more.
+    pub async fn stop(&self) {
+        let server = self
+            .server
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(server) = server {
+            server.abort();
+            // Cancelled, as was asked for.
+            let _ = server.await;
+        }
+    }
+
+    /// Listens again, where it did before.
+    ///
+    /// # Errors
+    /// If the port was taken meanwhile.
+    pub async fn restart(&self) -> std::io::Result<()> {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.address)?;
+        self.serve(socket.listen(128)?);
+        Ok(())
+    }
+
+    /// The configuration of a sidecar of `workload` with the pod address `ip`; its token is in `token_file`, which
+    /// holds [`TOKEN`].
+    pub fn config(&self, workload: &str, ip: IpAddr, token_file: &std::path::Path) -> Config {
+        Config {
+            control: ControlConfig {
+                destination: self.address,
+                policy: self.address,
+                identity: self.address,
+                workload: workload.to_owned(),
+                destination_context: String::new(),
+            },
+            identity: IdentityConfig {
+                token_file: token_file.to_owned(),
+                trust_anchors: self.authority().anchors(),
+                local_name: identity_of(workload),
+            },
+            inbound: InboundConfig {
+                listen: SocketAddr::new(ip, 0),
+                ips: vec![ip],
+                ports: Vec::new(),
+                default_policy: DefaultPolicy::Deny,
+                max_in_flight: 10_000,
+            },
+            outbound: OutboundConfig {
+                listen: vec![SocketAddr::new(ip, 0)],
+                discovery_idle: Duration::from_secs(5),
+                max_in_flight: 10_000,
+            },
+            admin_listen: SocketAddr::new(ip, 0),
+            shutdown_grace: Duration::from_secs(10),
+            log: "warn".to_owned(),
+            log_json: false,
+            cores: 1,
+            exit_with_parent: false,
+        }
+    }
+}
+
+/// The identity of a workload: its service account has its name.
+pub fn identity_of(workload: &str) -> String {
+    format!("{workload}.sagamesh.serviceaccount.identity.linkerd.cluster.local")
+}

@@ -1,0 +1,11 @@
+//! Sidecars against each other and a control plane in memory, over real connections on loopback.
+
+mod app;
+mod calls;
+mod client;
+mod harness;
+mod hostile;
+mod identity;
+mod outages;
+mod policies;
+mod rest;
