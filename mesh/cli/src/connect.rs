@@ -1,5 +1,6 @@
 //! Channels to the services of a running system.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,8 +19,19 @@ pub(crate) fn channel(url: &str) -> Channel {
 
 /// A channel to a service of a system: through the mesh, as the operator, where there is one.
 pub(crate) fn service(system: &System, name: &str) -> anyhow::Result<Channel> {
-    let outbound = system.mesh.as_ref().map(|mesh| mesh.outbound);
-    let env = Env::system().through(outbound);
+    match &system.mesh {
+        Some(mesh) => through(system, mesh.outbound, name),
+        None => Ok(channel(&system.url(name)?)),
+    }
+}
+
+/// A channel to a service through this sidecar, and so with its workload's identity.
+pub(crate) fn through(
+    system: &System,
+    outbound: SocketAddr,
+    name: &str,
+) -> anyhow::Result<Channel> {
+    let env = Env::system().through(Some(outbound));
     Ok(chassis::channel(&env, &system.url(name)?))
 }
 

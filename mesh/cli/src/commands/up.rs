@@ -26,6 +26,7 @@ pub(crate) async fn run(common: &Common, up: Up) -> anyhow::Result<ExitCode> {
         replicas: up.replicas,
         sidecar: up.mesh.sidecar,
         policy_dir: up.mesh.policy_dir,
+        certificate_lifetime: None,
         start_timeout: up.binaries.start_timeout,
     };
     let mut progress = Progress::new();

@@ -2,6 +2,7 @@
 //! ends, the books and the stock.
 
 mod checks;
+mod mesh;
 mod scenarios;
 mod stage;
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(demo: Demo) -> anyhow::Result<ExitCode> {
         replicas: vec![],
         sidecar: demo.mesh.sidecar,
         policy_dir: demo.mesh.policy_dir,
+        certificate_lifetime: Some("20s"),
         start_timeout: demo.binaries.start_timeout,
     };
     let mut progress = Progress::new();
@@ -77,7 +79,12 @@ pub(crate) async fn run(demo: Demo) -> anyhow::Result<ExitCode> {
 
 /// Plays the scenarios while the launcher looks after the processes.
 async fn play(running: &mut Running, only: Option<&str>) -> anyhow::Result<Vec<Outcome>> {
-    let mut stage = Stage::new(running.system.clone(), running.levers("coordinator"))?;
+    let mut stage = Stage::new(
+        running.system.clone(),
+        ["coordinator", "meshd"]
+            .map(|service| (service, running.levers(service)))
+            .into(),
+    )?;
     let mut playing = std::pin::pin!(play_all(&mut stage, only));
     let mut interrupt = std::pin::pin!(interrupted());
     loop {
@@ -93,7 +100,9 @@ async fn play_all(stage: &mut Stage, only: Option<&str>) -> anyhow::Result<Vec<O
     stage.set_up().await?;
     let mut outcomes = Vec::new();
     for scenario in scenarios::all() {
-        if only.is_some_and(|only| !scenario.name.contains(only)) {
+        if only.is_some_and(|only| !scenario.name.contains(only))
+            || scenario.needs_mesh() && stage.system.mesh.is_none()
+        {
             continue;
         }
         output::line(&format!(

@@ -3,6 +3,7 @@
 use sagamesh_api::saga::v1::SagaState;
 use sagamesh_api::shop::orders::v1::OrderStatus;
 
+use super::mesh;
 use super::stage::Stage;
 use crate::failure::Failure;
 use crate::output;
@@ -32,9 +33,18 @@ enum Plot {
     Refund,
     /// The coordinator is killed in the middle.
     Kill,
+    /// A call that the mesh's policy forbids.
+    Forbidden,
+    /// The same, while the policy is edited.
+    Edited,
+    /// Orders while certificates are renewed.
+    Renewed,
+    /// The mesh's control plane is killed.
+    Headless,
 }
 
-const CONFIRMED: (OrderStatus, SagaState) = (OrderStatus::Confirmed, SagaState::Completed);
+pub(super) const CONFIRMED: (OrderStatus, SagaState) =
+    (OrderStatus::Confirmed, SagaState::Completed);
 const UNDONE: (OrderStatus, SagaState) = (OrderStatus::Rejected, SagaState::Compensated);
 
 /// All of them.
@@ -54,12 +64,24 @@ pub(super) fn all() -> Vec<Scenario> {
         ("an order cancelled while pending", "The customer changes their mind while the bank thinks.", Plot::Cancel),
         ("an order refunded", "The customer changes their mind later: a second saga pays back and takes the goods back.", Plot::Refund),
         ("a coordinator killed with -9", "It is killed while a payment is under way, comes back, and goes on.", Plot::Kill),
+        ("a call that policy forbids", "notifications asks payments for a payment. Nothing in mesh/policy lets it.", Plot::Forbidden),
+        ("a policy edited while running", "A file lets it, and is taken away again: no restart, no redeploy.", Plot::Edited),
+        ("certificates renewed under load", "Certificates of 20 s are renewed while orders go through.", Plot::Renewed),
+        ("the control plane killed with -9", "Sidecars go on with what they know; it comes back and nobody notices.", Plot::Headless),
     ]
     .map(|(name, story, plot)| Scenario { name, story, plot })
     .into()
 }
 
 impl Scenario {
+    /// Whether it is about the mesh, and so needs one.
+    pub(super) fn needs_mesh(&self) -> bool {
+        matches!(
+            self.plot,
+            Plot::Forbidden | Plot::Edited | Plot::Renewed | Plot::Headless
+        )
+    }
+
     /// Plays it; returns what is otherwise than it should.
     pub(super) async fn play(&self, stage: &mut Stage) -> anyhow::Result<Vec<String>> {
         match self.plot {
@@ -77,6 +99,10 @@ impl Scenario {
             Plot::Cancel => cancel(stage).await,
             Plot::Refund => refund(stage).await,
             Plot::Kill => kill(stage).await,
+            Plot::Forbidden => mesh::forbidden(stage).await,
+            Plot::Edited => mesh::edited(stage).await,
+            Plot::Renewed => mesh::renewed(stage).await,
+            Plot::Headless => mesh::headless(stage).await,
         }
     }
 }
@@ -162,6 +188,6 @@ async fn kill(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     stage
         .until_dispatched(&order.saga_id, "authorize-payment")
         .await?;
-    stage.kill_coordinator();
+    stage.kill("coordinator");
     stage.settle(&order, CONFIRMED).await
 }

@@ -37,7 +37,9 @@ pub(super) struct Stage {
     pub(super) operators: OperatorServiceClient<Channel>,
     pub(super) inventory: InventoryServiceClient<Channel>,
     pub(super) payments: PaymentServiceClient<Channel>,
-    coordinator: Vec<Levers>,
+    /// The system that it stands on.
+    pub(super) system: System,
+    levers: BTreeMap<&'static str, Vec<Levers>>,
     /// Everything that was put in stock, by SKU.
     pub(super) stocked: BTreeMap<&'static str, u64>,
     /// Every order that was accepted.
@@ -45,7 +47,10 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(system: System, coordinator: Vec<Levers>) -> anyhow::Result<Stage> {
+    pub(super) fn new(
+        system: System,
+        levers: BTreeMap<&'static str, Vec<Levers>>,
+    ) -> anyhow::Result<Stage> {
         let channel = |service: &str| connect::service(&system, service);
         Ok(Stage {
             shop: Shop::open(&system, "alice")?,
@@ -53,7 +58,8 @@ impl Stage {
             operators: OperatorServiceClient::new(channel("coordinator")?),
             inventory: InventoryServiceClient::new(channel("inventory")?),
             payments: PaymentServiceClient::new(channel("payments")?),
-            coordinator,
+            system,
+            levers,
             stocked: BTreeMap::new(),
             orders: Vec::new(),
         })
@@ -183,9 +189,9 @@ impl Stage {
             .map_err(|status| from_status("coordinator", "steering a participant", &status))?)
     }
 
-    /// Kills the coordinator as `kill -9` does.
-    pub(super) fn kill_coordinator(&self) {
-        for levers in &self.coordinator {
+    /// Kills the processes of a service as `kill -9` does.
+    pub(super) fn kill(&self, service: &str) {
+        for levers in self.levers.get(service).into_iter().flatten() {
             levers.crash.send_modify(|count| *count += 1);
         }
     }

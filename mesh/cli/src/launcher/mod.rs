@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) sidecar: Sidecar,
     /// A folder of policy files to use in place of the data folder's own.
     pub(crate) policy_dir: Option<PathBuf>,
+    /// How long certificates of the mesh are valid; the control plane's own default when unset.
+    pub(crate) certificate_lifetime: Option<&'static str>,
     /// The longest wait until everything is ready.
     pub(crate) start_timeout: Duration,
 }
@@ -89,7 +91,11 @@ impl Running {
             .context("cannot make the folder of the logs")?;
         let layout = |addresses: &Addresses, policy_dir: PathBuf| {
             let consul = addresses.consul(options.port);
-            has_mesh.then_some(Layout { policy_dir, consul })
+            has_mesh.then_some(Layout {
+                policy_dir,
+                consul,
+                certificate_lifetime: options.certificate_lifetime,
+            })
         };
         let (addresses, claim) = Addresses::choose(&data_dir, options.port, |addresses| {
             let layout = layout(addresses, PathBuf::new());

@@ -320,6 +320,7 @@ mod tests {
         Layout {
             policy_dir: "/data/mesh/policy".into(),
             consul: ([127, 0, 0, 1], 8_500).into(),
+            certificate_lifetime: None,
         }
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct Layout {
     pub(crate) policy_dir: PathBuf,
     /// Where the control plane serves Consul's API.
     pub(crate) consul: SocketAddr,
+    /// How long certificates are valid, if not for as long as the control plane has it by default.
+    pub(crate) certificate_lifetime: Option<&'static str>,
 }
 
 /// A process with a sidecar, as a pod is in a cluster; or a sidecar alone.
@@ -128,13 +130,18 @@ impl Layout {
             ),
             ("SAGAMESH_CONSUL_LISTEN", self.consul.to_string()),
         ];
+        let mut environment = owned(environment);
+        if let Some(lifetime) = self.certificate_lifetime {
+            let name = "SAGAMESH_MESH_CERTIFICATE_LIFETIME";
+            environment.insert(name.into(), lifetime.into());
+        }
         Instance {
             role: Role::Control,
             service: "meshd",
             replica: 0,
             label: "meshd".into(),
             program: Program::Own("meshd"),
-            environment: owned(environment),
+            environment,
             listen,
             admin,
             log: plan::log(place.data_dir, "meshd"),
