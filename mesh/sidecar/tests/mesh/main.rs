@@ -8,4 +8,5 @@ mod hostile;
 mod identity;
 mod outages;
 mod policies;
+mod process;
 mod rest;
