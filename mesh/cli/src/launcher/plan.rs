@@ -102,6 +102,8 @@ pub(crate) struct Instance {
 pub(crate) enum Program {
     /// A binary of this name beside the launcher's own.
     Own(&'static str),
+    /// Linkerd's proxy at this path, which knows nothing of launchers.
+    Proxy(PathBuf),
 }
 
 impl Plan {
@@ -320,6 +322,7 @@ mod tests {
         Layout {
             policy_dir: "/data/mesh/policy".into(),
             consul: ([127, 0, 0, 1], 8_500).into(),
+            proxy: None,
         }
     }
 
