@@ -7,7 +7,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build every binary, optimised, into target/release
@@ -49,6 +49,11 @@ fix: ## Format and apply the fixes that the lints offer
 bench: ## Measure sagas per second, latency and memory, on the binaries as shipped
 	$(CARGO) build --profile dist --workspace --bins
 	@$(TARGET)/dist/bench-sagas $(ARGS)
+
+.PHONY: bench-mesh
+bench-mesh: ## Measure what two sidecars with mTLS add to a call; beside linkerd2-proxy if LINKERD2_PROXY names it
+	$(CARGO) build --profile dist -p mesh-sidecar --features testing --bins
+	@$(TARGET)/dist/bench-mesh $(ARGS)
 
 .PHONY: tools
 tools: ## Say which tools are here and how to get the others

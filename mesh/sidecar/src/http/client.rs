@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,8 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::RequestBody;
 use super::server::limits;
+use super::{Request, RequestBody};
 use crate::control::backoff::Retry;
 use crate::error::ProxyError;
 use crate::io::Io;
@@ -51,7 +50,7 @@ impl fmt::Debug for Connect {
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// It never left: it may go elsewhere.
-    NotSent(Box<Request<RequestBody>>),
+    NotSent(Request),
     /// It failed.
     Failed(ProxyError),
 }
@@ -98,13 +97,13 @@ impl H2 {
     /// Sends a request.
     pub(crate) async fn send(
         &self,
-        request: Request<RequestBody>,
+        request: Request,
     ) -> Result<http::Response<Incoming>, SendError> {
         let sender = self.sender.borrow().clone();
         let Some(mut sender) = sender else {
-            return Err(SendError::NotSent(Box::new(request)));
+            return Err(SendError::NotSent(request));
         };
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(response) => Ok(response),
             Err(mut error) => match error.take_message() {
                 Some(request) => Err(SendError::NotSent(Box::new(request))),
@@ -203,7 +202,7 @@ impl H1 {
     /// Sends a request on an idle connection, or a new one.
     pub(crate) async fn send(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Request,
     ) -> Result<http::Response<Incoming>, SendError> {
         loop {
             let kept = self
@@ -221,14 +220,14 @@ impl H1 {
             if sender.ready().await.is_err() {
                 continue;
             }
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => {
                     self.give_back(sender);
                     return Ok(response);
                 }
                 Err(mut error) => match error.take_message() {
                     // The connection had ended since: the request goes on another.
-                    Some(back) if !fresh => request = back,
+                    Some(back) if !fresh => *request = back,
                     Some(back) => return Err(SendError::NotSent(Box::new(back))),
                     None => {
                         return Err(SendError::Failed(ProxyError::transport(

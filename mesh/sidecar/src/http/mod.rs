@@ -15,8 +15,8 @@ pub(crate) use request_body::RequestBody;
 
 use crate::error::ProxyError;
 
-/// A request on its way through the layers.
-pub(crate) type Request = http::Request<RequestBody>;
+/// A request on its way through the layers. Boxed: each layer's future holds it, and those are moved a lot.
+pub(crate) type Request = Box<http::Request<RequestBody>>;
 /// A response on its way back.
 pub(crate) type Response = http::Response<ResponseBody>;
 

@@ -102,7 +102,8 @@ pub(crate) async fn serve<I, F, Fut>(
     Fut: Future<Output = Response> + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let response = respond(request);
+        // Boxed: it holds all layers, and is moved several times until it is a task.
+        let response = Box::pin(respond(request));
         async move { Ok::<_, Infallible>(response.await) }
     });
     let io = TokioIo::new(io);

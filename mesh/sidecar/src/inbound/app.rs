@@ -86,7 +86,7 @@ impl App {
             match connection.send(request).await {
                 Ok(response) => return Ok(ResponseBody::incoming(response)),
                 Err(SendError::Failed(error)) => return Err(error),
-                Err(SendError::NotSent(back)) => request = *back,
+                Err(SendError::NotSent(back)) => request = back,
             }
             let limit = *limit.get_or_insert_with(|| Instant::now() + FAIL_FAST);
             if connection.is_ready() {
@@ -125,7 +125,7 @@ impl Serve for Arc<App> {
             return self.http2(request).await;
         }
         orig_proto::to_http1(&mut request, false);
-        let mut response = self.http1(request).await?;
+        let mut response = Box::pin(self.http1(request)).await?;
         if upgraded {
             orig_proto::mark(&mut response);
         }

@@ -116,7 +116,11 @@ impl Inbound {
         let respond = move |request: http::Request<Incoming>| {
             let stack: Arc<Stack> = Arc::clone(&stack);
             // Only peers of the mesh get here: all are told why.
-            async move { stack.respond(request.map(RequestBody::from), true).await }
+            async move {
+                stack
+                    .respond(Box::new(request.map(RequestBody::from)), true)
+                    .await
+            }
         };
         server::serve(io, version, drain, &self.violations, respond).await;
     }

@@ -281,11 +281,11 @@ impl Serve for Balancer {
                     Err(SendError::Failed(error)) => return Err(error),
                     // Its connection ended between the pick and the send: another takes the request.
                     Err(SendError::NotSent(back)) => {
-                        request = *back;
+                        request = back;
                         tokio::task::yield_now().await;
                     }
                 },
-                Pick::None { since, next } => self.wait(since, next).await?,
+                Pick::None { since, next } => Box::pin(self.wait(since, next)).await?,
             }
         }
     }

@@ -45,19 +45,30 @@ impl Destinations {
     }
 
     async fn find(&self, authority: &str) -> Result<Arc<Profile>, ProxyError> {
-        let mut limit = None;
+        match self.look(authority)? {
+            Ok(profile) => Ok(profile),
+            // Boxed, so that requests for known destinations do not carry this future's size.
+            Err(updates) => Box::pin(self.wait(authority, updates)).await,
+        }
+    }
+
+    async fn wait(
+        &self,
+        authority: &str,
+        mut updates: watch::Receiver<Known>,
+    ) -> Result<Arc<Profile>, ProxyError> {
+        let limit = Instant::now() + DISCOVERY;
         loop {
-            let mut updates = match self.look(authority)? {
-                Ok(profile) => return Ok(profile),
-                Err(updates) => updates,
-            };
-            let limit = *limit.get_or_insert_with(|| Instant::now() + DISCOVERY);
             if !matches!(
                 tokio::time::timeout_at(limit, updates.changed()).await,
                 Ok(Ok(()))
             ) {
                 return Err(ProxyError::FailFast(authority.into()));
             }
+            updates = match self.look(authority)? {
+                Ok(profile) => return Ok(profile),
+                Err(updates) => updates,
+            };
         }
     }
 

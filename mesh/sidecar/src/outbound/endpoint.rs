@@ -145,7 +145,7 @@ impl Endpoint {
             }
             Transport::H1(pool) => {
                 orig_proto::to_http1(&mut request, false);
-                pool.send(request).await
+                Box::pin(pool.send(request)).await
             }
         };
         match sent {

@@ -112,7 +112,7 @@ impl Outbound {
 
     async fn respond(&self, request: http::Request<Incoming>) -> Response {
         self.stack
-            .respond(request.map(RequestBody::from), true)
+            .respond(Box::new(request.map(RequestBody::from)), true)
             .await
     }
 

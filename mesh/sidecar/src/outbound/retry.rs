@@ -123,7 +123,7 @@ impl<S: Serve> WithRetry<S> {
             if let Some(progress) = &progress {
                 body.watch(Arc::clone(progress));
             }
-            let request = Request::from_parts(parts.clone(), body);
+            let request = Box::new(http::Request::from_parts(parts.clone(), body));
             let last = retries == policy.max_retries;
             let result = match policy.timeout {
                 Some(time) if !last => tokio::time::timeout(time, self.inner.call(request))

@@ -163,7 +163,7 @@ mod tests {
     async fn call(timeouts: Timeouts, takes: Duration) -> Result<Response, ProxyError> {
         TimeoutsLayer(timeouts)
             .layer(After(takes))
-            .call(Request::new(RequestBody::empty()))
+            .call(Box::new(http::Request::new(RequestBody::empty())))
             .await
     }
 

@@ -87,7 +87,11 @@ async fn call(answers: Vec<Answer>, body: &str) -> (i32, Vec<String>, Arc<RetryM
         .header("content-type", "application/grpc")
         .body(RequestBody::full(body.to_owned()))
         .unwrap();
-    let status = match layer.layer(Arc::clone(&script)).call(request).await {
+    let status = match layer
+        .layer(Arc::clone(&script))
+        .call(Box::new(request))
+        .await
+    {
         Ok(response) => response.body().known_grpc_status().map_or(-1, i32::from),
         Err(_) => -1,
     };
