@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use sagamesh_api::shop::payments::v1::payment_service_client::PaymentServiceClient;
 use sagamesh_api::shop::payments::v1::{GetPaymentRequest, GetPaymentResponse};
-use sagamesh_tests::{System, rest};
+use sagamesh_tests::{System, binaries, rest};
 use tonic::{Code, Response, Status};
 
 /// The longest that a change may take to reach everybody on a busy machine.
@@ -231,6 +231,41 @@ async fn without_a_mesh_services_talk_directly() -> anyhow::Result<()> {
     let refused = system.run(&["mesh", "check"]).await?;
     assert_eq!(refused.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--sidecar none"));
+    system.stop().await?;
+    Ok(())
+}
+
+/// With Linkerd's proxy when `SAGAMESH_TEST_LINKERD_PROXY` names it; else with this project's sidecar in its place, which
+/// takes the same environment.
+#[tokio::test]
+async fn in_a_network_of_its_own_users_and_commands_still_reach_the_system() -> anyhow::Result<()> {
+    let possible = tokio::process::Command::new("unshare")
+        .args(["-Urn", "nft", "list", "ruleset"])
+        .output()
+        .await;
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!("not tested: this machine has no nft, or lets users make no network namespace");
+        return Ok(());
+    }
+    let proxy = match std::env::var("SAGAMESH_TEST_LINKERD_PROXY") {
+        Ok(path) => path,
+        Err(_) => binaries::path("sidecar")?.display().to_string(),
+    };
+    let system = System::start_with(sagamesh_tests::Options {
+        arguments: vec!["--sidecar".into(), format!("linkerd:{proxy}")],
+        ..Default::default()
+    })
+    .await?;
+    system
+        .sagamesh(&[
+            "stock", "restock", "tea", "5", "--name", "Tea", "--price", "450EUR",
+        ])
+        .await?;
+    place(&system).await?;
+    let token = system.token("alice").await?;
+    let orders = rest::get(&system.gateway()?, "/v1/orders", Some(&token)).await?;
+    assert_eq!(orders.status, 200, "{}", orders.text);
+    system.sagamesh(&["mesh", "check"]).await?;
     system.stop().await?;
     Ok(())
 }

@@ -90,6 +90,28 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it talks to a system that runs already.
+    pub(crate) fn asks_services(&self) -> bool {
+        match self {
+            Command::Status
+            | Command::Order(_)
+            | Command::Stock(_)
+            | Command::Books
+            | Command::Saga(_)
+            | Command::Definitions(_)
+            | Command::Participants(_)
+            | Command::Mesh(_) => true,
+            Command::Up(_)
+            | Command::Demo(_)
+            | Command::Token(_)
+            | Command::Backup { .. }
+            | Command::Restore { .. }
+            | Command::Completions { .. } => false,
+        }
+    }
+}
+
 /// Where the services' binaries are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Binaries {
@@ -104,7 +126,7 @@ pub(crate) struct Binaries {
 /// What stands between the processes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MeshOptions {
-    /// The sidecar beside every process: embedded is this project's own; with none they talk directly
+    /// The sidecar beside every process: embedded is this project's own, linkerd:PATH is Linkerd's proxy; with none they talk directly
     #[arg(
         long,
         env = "SAGAMESH_SIDECAR",

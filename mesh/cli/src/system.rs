@@ -39,6 +39,8 @@ pub(crate) struct Mesh {
     pub(crate) outbound: SocketAddr,
     /// The folder of the policy files.
     pub(crate) policy_dir: PathBuf,
+    /// Whether all of it is in a network of its own, which commands join.
+    pub(crate) own_network: bool,
 }
 
 /// What a process is in the system.

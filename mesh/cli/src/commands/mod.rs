@@ -14,11 +14,15 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 
 use crate::args::{Arguments, Command, Common};
+use crate::launcher::namespace;
 use crate::{backup, demo, output, token};
 
 /// Runs the command that was given.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let common = &arguments.common;
+    if arguments.command.asks_services() {
+        namespace::join(&common.data_dir)?;
+    }
     match arguments.command {
         Command::Up(up) => up::run(common, up).await,
         Command::Status => status::run(common).await,

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::args::{Common, Up};
+use crate::failure::{Exit, Failure};
+use crate::launcher::mesh::Sidecar;
 use crate::launcher::plan::SERVICES;
 use crate::launcher::progress::Progress;
-use crate::launcher::{Options, Running, catalogue, interrupted};
+use crate::launcher::{Options, Running, catalogue, interrupted, namespace};
 use crate::output;
 use crate::system::{Mesh, Role, System};
 use crate::token;
@@ -16,6 +18,17 @@ use crate::token;
 const TOKEN_TTL: Duration = Duration::from_secs(12 * 3_600);
 
 pub(crate) async fn run(common: &Common, up: Up) -> anyhow::Result<ExitCode> {
+    if let Sidecar::Linkerd(_) = up.mesh.sidecar {
+        if up.postgres.is_some() {
+            let message = "--sidecar linkerd runs in a network of its own, from which no PostgreSQL server is reached";
+            return Err(Failure::new(Exit::Usage, message)
+                .hint("Leave --postgres away, or use --sidecar embedded.")
+                .into());
+        }
+        if !namespace::is_inside() {
+            return namespace::enter(up.port).await;
+        }
+    }
     let options = Options {
         data_dir: common.data_dir.clone(),
         bin_dir: up.binaries.bin_dir,

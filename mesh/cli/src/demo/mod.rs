@@ -14,8 +14,9 @@ use anyhow::Context as _;
 
 use crate::args::Demo;
 use crate::failure::{Exit, Failure};
+use crate::launcher::mesh::Sidecar;
 use crate::launcher::progress::Progress;
-use crate::launcher::{Options, Running, interrupted};
+use crate::launcher::{Options, Running, interrupted, namespace};
 use crate::output;
 use stage::Stage;
 
@@ -28,6 +29,9 @@ struct Outcome {
 }
 
 pub(crate) async fn run(demo: Demo) -> anyhow::Result<ExitCode> {
+    if matches!(demo.mesh.sidecar, Sidecar::Linkerd(_)) && !namespace::is_inside() {
+        return namespace::enter(0).await;
+    }
     let folder = std::env::temp_dir().join(format!("sagamesh-demo-{}", std::process::id()));
     let options = Options {
         data_dir: folder.clone(),

@@ -44,6 +44,8 @@ const PORT_BLOCKS: u16 = 33;
 /// Public ports for `--port 0`: above those, and below those of outgoing connections.
 const FIRST_PUBLIC: u16 = 32_000;
 const PUBLIC_PORTS: u16 = 760;
+/// A listener here is a system's claim to a public port.
+const PUBLIC_CLAIMS: Ipv4Addr = Ipv4Addr::new(127, 127, 127, 127);
 /// How long processes of a killed launcher may still hold their addresses.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,6 +57,8 @@ enum Place {
     Loopback { b: u8, c: u8 },
     /// Ports each, from this one on.
     Ports { first: u16 },
+    /// An address each in a network of the system's own: 10.99.0.n.
+    Namespace,
 }
 
 /// The addresses of one system.
@@ -80,10 +84,10 @@ pub(crate) struct Pod {
     pub(crate) sidecar_admin: SocketAddr,
 }
 
-/// Keeps a block from other systems, for as long as it lives.
+/// Keeps a block, and a public port that was chosen here, from other systems, for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    _listener: TcpListener,
+    _listeners: Vec<TcpListener>,
 }
 
 impl Addresses {
@@ -92,15 +96,15 @@ impl Addresses {
     pub(crate) fn choose(
         data_dir: &Path,
         port: u16,
+        own_network: bool,
         listens: impl Fn(&Addresses) -> Vec<(String, SocketAddr)>,
     ) -> anyhow::Result<(Addresses, Claim)> {
         let path = data_dir.join("addresses.json");
         let spread = spread(data_dir);
         let recorded = read(&path)?;
-        let public = match (port, recorded) {
-            (0, Some(recorded)) => recorded.public.port(),
-            (0, None) => free_public(spread)?,
-            _ => port,
+        let (public, door) = match (port, recorded) {
+            (0, recorded) => any_public(recorded, spread)?,
+            _ => (port, Vec::new()),
         };
         let public = SocketAddr::from((Ipv4Addr::LOCALHOST, public));
         let wanted = listens(&Addresses::at(public));
@@ -115,6 +119,10 @@ impl Addresses {
             .into());
         }
         let at = |place| Addresses { place, public };
+        let recorded = match own_network {
+            true => Some(at(Place::Namespace)),
+            false => recorded,
+        };
         let again = recorded.and_then(|recorded| {
             let addresses = at(recorded.place);
             addresses.claim().map(|claim| (addresses, claim))
@@ -140,7 +148,12 @@ impl Addresses {
         };
         std::fs::write(&path, serde_json::to_string(&chosen.0)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(chosen)
+        let (addresses, block) = chosen;
+        let listeners = door.into_iter().chain([block]).collect();
+        let claim = Claim {
+            _listeners: listeners,
+        };
+        Ok((addresses, claim))
     }
 
     /// Any block: for questions that do not depend on it.
@@ -170,7 +183,7 @@ impl Addresses {
     /// Where the control plane serves.
     pub(crate) fn control(&self) -> SocketAddr {
         match self.place {
-            Place::Loopback { .. } => self.address(CONTROL_NUMBER, 0, CONTROL),
+            Place::Loopback { .. } | Place::Namespace => self.address(CONTROL_NUMBER, 0, CONTROL),
             Place::Ports { .. } => self.address(CONTROL_NUMBER, 0, GRPC),
         }
     }
@@ -215,15 +228,19 @@ impl Addresses {
                 let port = first + u16::from(number) * PORTS_PER_WORKLOAD + index;
                 (Ipv4Addr::LOCALHOST, port).into()
             }
+            // Linkerd's proxy talks to a control plane without TLS only on loopback.
+            Place::Namespace if number == CONTROL_NUMBER => (Ipv4Addr::LOCALHOST, port).into(),
+            Place::Namespace => (Ipv4Addr::new(10, 99, 0, number), port).into(),
         }
     }
 
-    fn claim(&self) -> Option<Claim> {
-        let address = self.address(CLAIM_NUMBER, 0, CONTROL);
-        let listener = TcpListener::bind(address).ok()?;
-        Some(Claim {
-            _listener: listener,
-        })
+    /// The addresses that a network of the system's own must have.
+    pub(crate) fn of_own_network() -> impl Iterator<Item = String> {
+        (OPERATOR_NUMBER..=CLAIM_NUMBER).map(|number| format!("10.99.0.{number}"))
+    }
+
+    fn claim(&self) -> Option<TcpListener> {
+        TcpListener::bind(self.address(CLAIM_NUMBER, 0, CONTROL)).ok()
     }
 
     /// Waits until what a killed launcher left has let go of them.
@@ -311,13 +328,21 @@ fn candidates(spread: u64) -> impl Iterator<Item = Place> {
     loopback.chain(ports)
 }
 
-fn free_public(spread: u64) -> anyhow::Result<u16> {
+/// A public port for a system that takes any: the one that it had, or a free one; and the claim to it.
+fn any_public(recorded: Option<Addresses>, spread: u64) -> anyhow::Result<(u16, Vec<TcpListener>)> {
+    let had = recorded.map(|recorded| recorded.public.port());
+    if let Some(port) = had
+        && let Some(door) = claim_public(port)
+    {
+        return Ok((port, door));
+    }
     (0..PUBLIC_PORTS)
         .filter_map(|step| {
             u16::try_from(spread.wrapping_add(u64::from(step)) % u64::from(PUBLIC_PORTS)).ok()
         })
         .map(|offset| FIRST_PUBLIC + offset)
-        .find(|port| free((Ipv4Addr::LOCALHOST, *port).into()))
+        .filter(|port| free((Ipv4Addr::LOCALHOST, *port).into()))
+        .find_map(|port| Some((port, claim_public(port)?)))
         .ok_or_else(|| {
             Failure::new(
                 Exit::Failed,
@@ -326,6 +351,17 @@ fn free_public(spread: u64) -> anyhow::Result<u16> {
             .hint("Name one with --port.")
             .into()
         })
+}
+
+/// Keeps a public port from other systems that take any; the gateway itself will listen on it. Only where there is an
+/// address for that: elsewhere that it was free must do.
+fn claim_public(port: u16) -> Option<Vec<TcpListener>> {
+    if cfg!(target_os = "linux") {
+        let listener = TcpListener::bind((PUBLIC_CLAIMS, port)).ok()?;
+        Some(vec![listener])
+    } else {
+        Some(Vec::new())
+    }
 }
 
 fn taken(wanted: &[(String, SocketAddr)]) -> Option<(String, SocketAddr)> {

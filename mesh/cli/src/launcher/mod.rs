@@ -4,6 +4,7 @@ pub(crate) mod addresses;
 pub(crate) mod catalogue;
 mod ending;
 pub(crate) mod mesh;
+pub(crate) mod namespace;
 pub(crate) mod plan;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -81,7 +82,11 @@ impl Running {
     ) -> anyhow::Result<Running> {
         let plan = Plan::new(&options.only, &options.replicas, options.postgres.is_some())?;
         let has_mesh = options.sidecar != Sidecar::None;
-        let binaries = binaries(options.bin_dir.as_deref(), &plan, has_mesh)?;
+        let proxy = match &options.sidecar {
+            Sidecar::Linkerd(path) => Some(proxy(path)?),
+            _ => None,
+        };
+        let binaries = binaries(options.bin_dir.as_deref(), &plan, &options.sidecar)?;
         let lock = Lock::take(&options.data_dir)?;
         let data_dir = options
             .data_dir
@@ -90,14 +95,19 @@ impl Running {
         std::fs::create_dir_all(data_dir.join("logs"))
             .context("cannot make the folder of the logs")?;
         let layout = |addresses: &Addresses, policy_dir: PathBuf| {
-            let consul = addresses.consul(options.port);
-            has_mesh.then_some(Layout {
+            has_mesh.then(|| Layout {
                 policy_dir,
-                consul,
+                consul: addresses.consul(options.port),
                 certificate_lifetime: options.certificate_lifetime,
+                proxy: proxy.clone(),
             })
         };
-        let (addresses, claim) = Addresses::choose(&data_dir, options.port, |addresses| {
+        let own_network = proxy.is_some();
+        if own_network {
+            namespace::prepare(Addresses::of_own_network()).await?;
+        }
+        let port = namespace::port(options.port);
+        let (addresses, claim) = Addresses::choose(&data_dir, port, own_network, |addresses| {
             let layout = layout(addresses, PathBuf::new());
             plan.listens(Place {
                 data_dir: &data_dir,
@@ -112,7 +122,10 @@ impl Running {
         };
         let workloads = plan.workloads(&addresses);
         let policy_dir = match has_mesh {
-            true => mesh::prepare(&data_dir, &workloads, options.policy_dir.as_deref())?,
+            true => {
+                let given = options.policy_dir.as_deref();
+                mesh::prepare(&data_dir, &workloads, given, own_network)?
+            }
             false => PathBuf::new(),
         };
         let layout = layout(&addresses, policy_dir);
@@ -143,6 +156,9 @@ impl Running {
             Ok(()) => {
                 running.start_time = begun.elapsed();
                 running.system.write()?;
+                if own_network {
+                    namespace::take_public(addresses.public())?;
+                }
                 Ok(running)
             }
             Err(error) => {
@@ -173,8 +189,10 @@ impl Running {
             for index in 0..self.instances.len() {
                 let instance = &self.instances[index];
                 if instance.role == role {
-                    let Program::Own(name) = instance.program;
-                    let binary = binaries.join(binary_name(name));
+                    let binary = match &instance.program {
+                        Program::Own(name) => binaries.join(binary_name(name)),
+                        Program::Proxy(path) => path.clone(),
+                    };
                     self.begun[index] = true;
                     self.tasks.spawn(process::supervise(
                         index,
@@ -338,8 +356,15 @@ impl Running {
     }
 }
 
-/// Resolves when the user asks this process to end: Ctrl-C, or a SIGTERM.
+/// Resolves when the user asks this process to end: Ctrl-C, a SIGTERM, or the launcher around this one.
 pub(crate) async fn interrupted() {
+    tokio::select! {
+        () = signalled() => {}
+        () = namespace::asked_to_end() => {}
+    }
+}
+
+async fn signalled() {
     #[cfg(unix)]
     {
         let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
@@ -383,12 +408,13 @@ fn describe(place: Place<'_>, instances: &[Instance]) -> System {
             consul: url(mesh.consul),
             outbound: place.addresses.operator().outbound,
             policy_dir: mesh.policy_dir.clone(),
+            own_network: mesh.proxy.is_some(),
         }),
     }
 }
 
 /// The folder of the binaries, checked.
-fn binaries(given: Option<&Path>, plan: &Plan, has_mesh: bool) -> anyhow::Result<PathBuf> {
+fn binaries(given: Option<&Path>, plan: &Plan, sidecar: &Sidecar) -> anyhow::Result<PathBuf> {
     let folder = match given {
         Some(folder) => folder.to_owned(),
         None => {
@@ -399,7 +425,11 @@ fn binaries(given: Option<&Path>, plan: &Plan, has_mesh: bool) -> anyhow::Result
         }
     };
     let services = plan.replicas.iter().map(|(service, _)| *service);
-    let mesh: &[&str] = if has_mesh { &["meshd", "sidecar"] } else { &[] };
+    let mesh: &[&str] = match sidecar {
+        Sidecar::None => &[],
+        Sidecar::Embedded => &["meshd", "sidecar"],
+        Sidecar::Linkerd(_) => &["meshd"],
+    };
     let missing: Vec<String> = services
         .chain(mesh.iter().copied())
         .map(binary_name)
@@ -414,6 +444,16 @@ fn binaries(given: Option<&Path>, plan: &Plan, has_mesh: bool) -> anyhow::Result
     )
     .hint("Build them with `cargo build --workspace --bins`, or say where they are with --bin-dir.")
     .into())
+}
+
+/// The path of Linkerd's proxy, checked.
+fn proxy(given: &Path) -> anyhow::Result<PathBuf> {
+    let found = given.canonicalize().ok().filter(|path| path.is_file());
+    let missing = || {
+        Failure::new(Exit::Failed, format!("there is no {}", given.display()))
+            .hint("Name the binary of linkerd2-proxy: --sidecar linkerd:/path/to/linkerd2-proxy.")
+    };
+    Ok(found.ok_or_else(missing)?)
 }
 
 fn binary_name(service: &str) -> String {

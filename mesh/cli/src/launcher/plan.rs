@@ -27,7 +27,7 @@ pub(crate) const MAX_REPLICAS: u32 = 5;
 
 /// Variables that no process inherits from the user's shell: each is for one process, and the launcher sets it or leaves
 /// it unset; or it is for the command `sagamesh` alone, and may be a secret.
-pub(crate) const OWN_VARIABLES: [&str; 24] = [
+pub(crate) const OWN_VARIABLES: [&str; 26] = [
     "SAGAMESH_LISTEN",
     "SAGAMESH_ADMIN_LISTEN",
     "SAGAMESH_ADDRESSES_FILE",
@@ -48,6 +48,8 @@ pub(crate) const OWN_VARIABLES: [&str; 24] = [
     "SAGAMESH_CONSUL_LISTEN",
     "SAGAMESH_SIDECAR",
     "SAGAMESH_POLICY_DIR",
+    "SAGAMESH_NAMESPACE",
+    "SAGAMESH_NAMESPACE_PORT",
     "SAGAMESH_BIN_DIR",
     "SAGAMESH_PORT",
     "SAGAMESH_POSTGRES",
@@ -102,6 +104,8 @@ pub(crate) struct Instance {
 pub(crate) enum Program {
     /// A binary of this name beside the launcher's own.
     Own(&'static str),
+    /// Linkerd's proxy at this path, which knows nothing of launchers.
+    Proxy(PathBuf),
 }
 
 impl Plan {
@@ -321,6 +325,7 @@ mod tests {
             policy_dir: "/data/mesh/policy".into(),
             consul: ([127, 0, 0, 1], 8_500).into(),
             certificate_lifetime: None,
+            proxy: None,
         }
     }
 

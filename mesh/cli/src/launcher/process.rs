@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::launcher::plan::{self, Instance};
+use crate::launcher::plan::{self, Instance, Program};
 use crate::launcher::ready;
 
 /// First wait before a crashed process is started again; it doubles with every crash.
@@ -158,6 +158,10 @@ async fn run(
             () = levers.drain.cancelled(), if stdin.is_some() => {
                 asked = true;
                 stdin = None;
+                if matches!(instance.program, Program::Proxy(_)) {
+                    // Whoever used it has ended.
+                    let _ = child.start_kill();
+                }
             }
             () = levers.kill.cancelled() => {
                 let _ = child.kill().await;
@@ -177,7 +181,15 @@ fn start(instance: &Instance, binary: &PathBuf) -> anyhow::Result<Child> {
         .append(true)
         .open(&instance.log)
         .with_context(|| format!("cannot open the log {}", instance.log.display()))?;
-    let mut command = Command::new(binary);
+    let mut command = match instance.program {
+        Program::Own(_) => Command::new(binary),
+        // It does not look at its stdin: the kernel ends it with this process.
+        Program::Proxy(_) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]).arg(binary);
+            command
+        }
+    };
     for name in plan::OWN_VARIABLES {
         command.env_remove(name);
     }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::metrics::{Sample, quantile};
 
+/// What circuit breakers count, too: UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+const FAILURES: [u8; 6] = [2, 4, 7, 13, 14, 15];
+
 /// From one workload to one service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Edge {
@@ -78,10 +81,10 @@ pub(super) fn add(edges: &mut Edges, from: &str, samples: &[Sample]) {
         match sample.name.as_str() {
             "response_total" => {
                 let counts = edges.entry(edge).or_default();
-                if sample.label("classification") == "success" {
-                    counts.success += sample.value;
-                } else {
+                if is_failure(sample) {
                     counts.failure += sample.value;
+                } else {
+                    counts.success += sample.value;
                 }
                 if sample.label("tls") == "true" {
                     counts.encrypted += sample.value;
@@ -94,6 +97,14 @@ pub(super) fn add(edges: &mut Edges, from: &str, samples: &[Sample]) {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether these responses say that something does not work. "Not found", or another no of a service that works, is none.
+fn is_failure(sample: &Sample) -> bool {
+    match sample.label("grpc_status").parse() {
+        Ok(status) => FAILURES.contains(&status),
+        Err(_) => sample.label("classification") != "success",
     }
 }
 
@@ -119,6 +130,8 @@ mod tests {
         let text = format!(
             r#"response_total{{direction="outbound",dst_service="orders",tls="true",classification="success"}} {success}
 response_total{{direction="outbound",dst_service="orders",tls="true",classification="failure"}} {failure}
+response_total{{direction="outbound",dst_service="stock",tls="true",classification="failure",grpc_status="5"}} 1
+response_total{{direction="outbound",dst_service="stock",tls="true",classification="failure",grpc_status="14"}} 1
 response_latency_ms_bucket{{direction="outbound",dst_service="orders",le="1"}} 0
 response_latency_ms_bucket{{direction="outbound",dst_service="orders",le="2"}} {all}
 response_latency_ms_bucket{{direction="outbound",dst_service="orders",le="+Inf"}} {all}
@@ -132,8 +145,10 @@ response_total{{direction="inbound",tls="true",classification="success"}} 99"#
     #[test]
     fn edges_count_what_goes_out() {
         let edges = look(3, 1);
-        assert_eq!(edges.len(), 1);
-        let (edge, counts) = edges.iter().next().expect("one edge");
+        assert_eq!(edges.len(), 2);
+        let stock = edges.values().last().expect("two edges");
+        assert_eq!((stock.success, stock.failure), (1.0, 1.0));
+        let (edge, counts) = edges.iter().next().expect("two edges");
         assert_eq!(
             (edge.from.as_str(), edge.to.as_str()),
             ("gateway", "orders")

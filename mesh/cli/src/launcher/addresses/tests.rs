@@ -10,11 +10,11 @@ fn listens(addresses: &Addresses) -> Vec<(String, SocketAddr)> {
 #[test]
 fn a_restart_keeps_its_addresses_and_two_systems_share_none() -> anyhow::Result<()> {
     let (first, second) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let (addresses, claim) = Addresses::choose(first.path(), 0, listens)?;
-    let (others, _claim) = Addresses::choose(second.path(), 0, listens)?;
+    let (addresses, claim) = Addresses::choose(first.path(), 0, false, listens)?;
+    let (others, _claim) = Addresses::choose(second.path(), 0, false, listens)?;
     assert_ne!(addresses.place, others.place);
     drop(claim);
-    let (again, _claim) = Addresses::choose(first.path(), 0, listens)?;
+    let (again, _claim) = Addresses::choose(first.path(), 0, false, listens)?;
     assert_eq!(again, addresses);
     assert_eq!(again.public().ip(), Ipv4Addr::LOCALHOST);
     Ok(())
@@ -23,10 +23,10 @@ fn a_restart_keeps_its_addresses_and_two_systems_share_none() -> anyhow::Result<
 #[test]
 fn a_block_that_another_system_took_is_left_to_it() -> anyhow::Result<()> {
     let (first, second) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let (addresses, _claim) = Addresses::choose(first.path(), 0, listens)?;
+    let (addresses, _claim) = Addresses::choose(first.path(), 0, false, listens)?;
     let path = Path::new("addresses.json");
     std::fs::copy(first.path().join(path), second.path().join(path))?;
-    let (others, _claim) = Addresses::choose(second.path(), 0, listens)?;
+    let (others, _claim) = Addresses::choose(second.path(), 0, false, listens)?;
     assert_ne!(addresses.place, others.place);
     Ok(())
 }
@@ -36,7 +36,7 @@ fn a_taken_gateway_port_is_named() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = holder.local_addr()?.port();
-    let message = Addresses::choose(folder.path(), port, listens)
+    let message = Addresses::choose(folder.path(), port, false, listens)
         .err()
         .map(|error| error.to_string())
         .unwrap_or_default();

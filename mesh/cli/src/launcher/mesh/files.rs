@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 
 use super::{NAMESPACE, Workload, folder, policy};
+use crate::system::private_folder;
 
 /// Writes the workloads' records and new tokens, and the policy files where there are none yet. What an earlier system of
 /// this folder recorded and this one does not have is forgotten. Returns the folder of the policy files.
@@ -16,9 +17,10 @@ pub(crate) fn prepare(
     data_dir: &Path,
     workloads: &[Workload],
     policy_dir: Option<&Path>,
+    with_keys: bool,
 ) -> anyhow::Result<PathBuf> {
     let (records, tokens) = (records(data_dir), tokens(data_dir));
-    for folder in [&records, &tokens] {
+    for folder in [&records, &tokens, &identities(data_dir)] {
         match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot empty {}", folder.display()));
@@ -31,7 +33,10 @@ pub(crate) fn prepare(
     for workload in workloads {
         let secret = secret()?;
         let path = token(data_dir, workload);
-        private(&path, &format!("{}.{secret}", workload.pod))?;
+        private(&path, format!("{}.{secret}", workload.pod).as_bytes())?;
+        if with_keys {
+            key(&identity(data_dir, workload), &workload.identity())?;
+        }
         let path = records.join(format!("{}.json", workload.pod));
         let text = serde_json::to_string_pretty(&record(workload, &secret))? + "\n";
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -53,6 +58,32 @@ pub(crate) fn trust_anchors(data_dir: &Path) -> anyhow::Result<String> {
 /// The file of the token by which a workload's sidecar proves who it is.
 pub(super) fn token(data_dir: &Path, workload: &Workload) -> PathBuf {
     tokens(data_dir).join(&workload.pod)
+}
+
+/// The folder of the key that a workload's sidecar is given. (This project's own makes one itself, and keeps it to itself.)
+pub(super) fn identity(data_dir: &Path, workload: &Workload) -> PathBuf {
+    identities(data_dir).join(&workload.pod)
+}
+
+/// Makes what Linkerd's proxy finds there: its key, and the request for a certificate that it hands on.
+fn key(folder: &Path, identity: &str) -> anyhow::Result<()> {
+    private_folder(folder)?;
+    let pair = rcgen::KeyPair::generate().context("cannot make a key")?;
+    private(&folder.join("key.p8"), pair.serialized_der())?;
+    let mut request = rcgen::CertificateParams::new(vec![identity.to_owned()])
+        .context("an identity that no certificate can have")?;
+    let name = rcgen::DnValue::Utf8String(identity.to_owned());
+    request
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let request = request
+        .serialize_request(&pair)
+        .context("cannot sign the request for a certificate")?;
+    private(&folder.join("csr.der"), request.der())
+}
+
+fn identities(data_dir: &Path) -> PathBuf {
+    folder(data_dir).join("identity")
 }
 
 fn tokens(data_dir: &Path) -> PathBuf {
@@ -89,14 +120,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Writes a file that its owner alone can read.
-fn private(path: &Path, text: &str) -> anyhow::Result<()> {
+fn private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut options = OpenOptions::new();
     options.create_new(true).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|mut file| file.write_all(bytes))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -104,6 +135,10 @@ fn private(path: &Path, text: &str) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::launcher::addresses::Addresses;
+
+    fn mesh_key(data_dir: &Path) -> PathBuf {
+        data_dir.join("mesh/identity/coordinator-0/key.p8")
+    }
 
     #[test]
     fn a_token_and_its_record_belong_together() -> anyhow::Result<()> {
@@ -113,7 +148,8 @@ mod tests {
             Workload::service(&addresses, "coordinator", 0),
             Workload::operator(&addresses),
         ];
-        let policy = prepare(folder.path(), &workloads, None)?;
+        let policy = prepare(folder.path(), &workloads, None, true)?;
+        assert!(mesh_key(folder.path()).is_file());
         assert!(policy.join("orders.yaml").is_file());
         let mesh = folder.path().join("mesh");
         let token = std::fs::read_to_string(mesh.join("tokens/coordinator-0"))?;
@@ -142,7 +178,8 @@ mod tests {
         }
         // The next start: other tokens, the same policy files, edited or not.
         std::fs::write(policy.join("orders.yaml"), "# mine\n")?;
-        prepare(folder.path(), &workloads[..1], None)?;
+        prepare(folder.path(), &workloads[..1], None, false)?;
+        assert!(!mesh_key(folder.path()).exists());
         assert_ne!(
             std::fs::read_to_string(mesh.join("tokens/coordinator-0"))?,
             token

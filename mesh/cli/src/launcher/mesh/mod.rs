@@ -27,6 +27,8 @@ pub(crate) enum Sidecar {
     None,
     /// This project's own sidecar.
     Embedded,
+    /// Linkerd's proxy, the binary at this path, in a network of the system's own.
+    Linkerd(PathBuf),
 }
 
 impl FromStr for Sidecar {
@@ -36,10 +38,12 @@ impl FromStr for Sidecar {
         match text {
             "none" => Ok(Sidecar::None),
             "embedded" => Ok(Sidecar::Embedded),
-            _ if text.starts_with("linkerd") => Err(
-                "Linkerd's own proxy cannot be used on one machine yet: write embedded, whose policies and metrics are the same, or none".into(),
-            ),
-            _ => Err("write embedded or none".into()),
+            _ => match text.strip_prefix("linkerd:") {
+                Some(path) if !path.is_empty() => Ok(Sidecar::Linkerd(path.into())),
+                _ => Err(
+                    "write embedded, none or linkerd:PATH, with the path of linkerd2-proxy".into(),
+                ),
+            },
         }
     }
 }
@@ -53,6 +57,8 @@ pub(crate) struct Layout {
     pub(crate) consul: SocketAddr,
     /// How long certificates are valid, if not for as long as the control plane has it by default.
     pub(crate) certificate_lifetime: Option<&'static str>,
+    /// Linkerd's proxy, in place of this project's own sidecar.
+    pub(crate) proxy: Option<PathBuf>,
 }
 
 /// A process with a sidecar, as a pod is in a cluster; or a sidecar alone.
@@ -163,6 +169,12 @@ impl Layout {
                 "IDENTITY_TOKEN_FILE",
                 files::token(place.data_dir, workload).display().to_string(),
             ),
+            (
+                "IDENTITY_DIR",
+                files::identity(place.data_dir, workload)
+                    .display()
+                    .to_string(),
+            ),
             ("IDENTITY_LOCAL_NAME", workload.identity()),
             ("INBOUND_LISTEN_ADDR", pod.inbound.to_string()),
             ("OUTBOUND_LISTEN_ADDRS", pod.outbound.to_string()),
@@ -188,7 +200,10 @@ impl Layout {
             replica: workload.replica,
             log: plan::log(place.data_dir, &label),
             label,
-            program: Program::Own("sidecar"),
+            program: match &self.proxy {
+                Some(path) => Program::Proxy(path.clone()),
+                None => Program::Own("sidecar"),
+            },
             environment,
             listen: pod.outbound,
             admin: pod.sidecar_admin,
