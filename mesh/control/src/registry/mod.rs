@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::{Healthy, Mesh};
 use spec::{CheckKind, Health, InstanceSpec};
-use table::{Entry, Refused, Table};
+use table::{Denied, Entry, Refused, Table};
 
 /// How often leases and reports are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -96,44 +96,52 @@ impl Registry {
         Ok(registered.entry)
     }
 
-    /// Prolongs a lease. `None` if there is no such instance.
+    /// Prolongs a lease, and notes what the instance says of itself. `caller` is the pod that asks, if it is one.
+    ///
+    /// # Errors
+    /// If there is no such instance, it is not for `caller` to change, or a report is of no check of the kind TTL.
     pub async fn renew(
         &self,
         id: &str,
+        caller: Option<&str>,
         load: Option<f64>,
         reports: &[(String, Health, String)],
-    ) -> Option<Entry> {
-        let renewed = {
-            let mut table = self.table();
-            let now = Instant::now();
-            let renewed = table.renew(id, load, now)?;
-            for (check, health, output) in reports {
-                table.report(id, renewed.generation, check, *health, output, now);
-            }
-            table.get(id).cloned()
-        };
-        self.changed().await;
-        renewed
-    }
-
-    /// Reports a check of the kind TTL, by its own id alone. Whether there is one.
-    pub async fn report_by_check(&self, check: &str, health: Health, output: &str) -> bool {
-        let found = self
+    ) -> Result<Entry, Denied> {
+        let renewed = self
             .table()
-            .report_ttl(check, health, output, Instant::now());
+            .renew(id, caller, load, reports, Instant::now())?;
         self.changed().await;
-        found
+        Ok(renewed)
     }
 
-    /// Removes an instance. Whether it was there.
-    pub async fn deregister(&self, id: &str) -> bool {
-        let removed = self.table().deregister(id);
+    /// Reports a check of the kind TTL, by its own id alone.
+    ///
+    /// # Errors
+    /// If there is none, or it is a pod's.
+    pub async fn report_by_check(
+        &self,
+        check: &str,
+        health: Health,
+        output: &str,
+    ) -> Result<(), Denied> {
+        self.table()
+            .report_ttl(check, health, output, Instant::now())?;
+        self.changed().await;
+        Ok(())
+    }
+
+    /// Removes an instance; `caller` is the pod that asks, if it is one. Whether it was there.
+    ///
+    /// # Errors
+    /// If it is not for `caller` to change.
+    pub async fn deregister(&self, id: &str, caller: Option<&str>) -> Result<bool, Denied> {
+        let removed = self.table().deregister(id, caller)?;
         if removed {
             self.stop_checks(id);
             tracing::info!(instance = id, "deregistered");
         }
         self.changed().await;
-        removed
+        Ok(removed)
     }
 
     /// The instances that `wanted` is true of, by id, and the index of the newest change.
