@@ -4,6 +4,7 @@
 //! operating system, and sees what watches of files miss: editors that rename, mounts that do not notify, links that move.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -130,7 +131,13 @@ impl Keeper {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let looked = tokio::task::spawn_blocking(move || {
-                self.look();
+                // A mistake of this program's ends one look, not all of them: edits of the policy would then wait for a
+                // restart that nobody knows is needed.
+                if catch_unwind(AssertUnwindSafe(|| self.look())).is_err() {
+                    self.refuse(vec![self.unjudged()]);
+                    // Not what any look sees: the files are judged again, and taken up if that goes well.
+                    self.seen = Err("the last look was cut short".to_owned());
+                }
                 self
             });
             match looked.await {
@@ -194,7 +201,16 @@ impl Keeper {
                 "has no .yaml file: without policy everything would be refused",
             ));
         }
-        Ok((policy::read(sources)?, sources.clone()))
+        // At a start, too, a policy on which this program fails must not be in the way of the last good one.
+        let policy = catch_unwind(AssertUnwindSafe(|| policy::read(sources)))
+            .unwrap_or_else(|_| Err(vec![self.unjudged()]))?;
+        Ok((policy, sources.clone()))
+    }
+
+    fn unjudged(&self) -> Fault {
+        let message =
+            "cannot be judged, by a mistake of meshd's: what failed is on its standard error";
+        Fault::of_file(self.folder.to_string_lossy(), message)
     }
 
     fn take_up(&mut self, policy: Policy, sources: &[Source]) -> anyhow::Result<()> {

@@ -204,7 +204,7 @@ impl Running {
                 }
             }
             if let (Role::Service, Some(mesh)) = (role, &self.system.mesh) {
-                self.register(&mesh.control);
+                self.register(&mesh.control)?;
             }
             let mine = self.instances.iter().map(|one| one.role == role).collect();
             self.until_ready(mine, timeout, deadline, progress).await?;
@@ -213,18 +213,22 @@ impl Running {
     }
 
     /// Keeps every service's process in the mesh's registry while it is ready.
-    fn register(&self, control: &str) {
+    fn register(&self, control: &str) -> anyhow::Result<()> {
         let registry = RegistryServiceClient::new(connect::channel(control));
         for (instance, levers) in self.instances.iter().zip(&self.levers) {
             if instance.role == Role::Service {
+                let spec = mesh::registry::spec(instance);
+                let token = mesh::bearer(&self.system.data_dir, &spec.instance_id)?;
                 self.tasks.spawn(mesh::registry::follow(
                     registry.clone(),
-                    mesh::registry::spec(instance),
+                    spec,
+                    token,
                     levers.ready.subscribe(),
                     levers.drain.clone(),
                 ));
             }
         }
+        Ok(())
     }
 
     async fn until_ready(

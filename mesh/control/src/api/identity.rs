@@ -1,24 +1,18 @@
 //! `Identity`: certificates for workloads that prove who they are.
-//!
-//! A workload's token is `POD.SECRET`. The launcher wrote SHA-256 of SECRET (its bytes as they are) into the pod's record,
-//! and the token into a file that only the workload's sidecar reads.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use chassis::{Env, Problem};
 use linkerd2_proxy_api::identity::identity_server::Identity;
 use linkerd2_proxy_api::identity::{CertifyRequest, CertifyResponse};
 use tonic::{Code, Request, Response, Status};
 
-use super::ERRORS;
+use super::{ERRORS, token};
 use crate::ca::{Authority, Refusal};
-use crate::workload::{Workload, Workloads};
+use crate::workload::Workloads;
 
-const MAX_TOKEN: usize = 1024;
 const MAX_REQUEST: usize = 16 * 1024;
 
 /// Until when each pod's newest certificate is valid.
@@ -49,7 +43,7 @@ impl Identities {
             let message = format!("is larger than {MAX_REQUEST} bytes");
             return Err(ERRORS.invalid_field("certificate_signing_request", message));
         }
-        let workload = self.authenticate(&request.token)?;
+        let workload = token::authenticate(&self.workloads, &request.token)?;
         if workload.identity() != request.identity {
             return Err(ERRORS.problem(
                 Code::PermissionDenied,
@@ -89,55 +83,6 @@ impl Identities {
             valid_until: Some(prost_types::Timestamp::from(leaf.valid_until)),
         })
     }
-
-    /// The workload whose token this is. Every failure looks the same from outside.
-    fn authenticate(&self, token: &[u8]) -> Result<Workload, Problem> {
-        let refused = || {
-            ERRORS.problem(
-                Code::Unauthenticated,
-                "TOKEN_REFUSED",
-                "the token is not that of a pod on record",
-            )
-        };
-        let (pod, secret) = Some(token)
-            .filter(|token| token.len() <= MAX_TOKEN)
-            .and_then(|token| std::str::from_utf8(token).ok())
-            .and_then(|token| token.trim_end_matches(['\r', '\n']).split_once('.'))
-            .filter(|(_, secret)| !secret.is_empty())
-            .ok_or_else(refused)?;
-        let workload = self
-            .workloads
-            .get(pod)
-            .map_err(|error| {
-                tracing::error!(pod, %error, "a workload's record cannot be read");
-                refused()
-            })?
-            .ok_or_else(refused)?;
-        let expected = decode_hex(&workload.token_sha256).ok_or_else(|| {
-            tracing::error!(
-                pod,
-                "token_sha256 of a workload's record is not 64 hexadecimal digits"
-            );
-            refused()
-        })?;
-        let actual = digest(&SHA256, secret.as_bytes());
-        verify_slices_are_equal(actual.as_ref(), &expected).map_err(|_| {
-            tracing::warn!(pod, "a token was refused");
-            refused()
-        })?;
-        Ok(workload)
-    }
-}
-
-fn decode_hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, index) in bytes.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(index..index + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[tonic::async_trait]

@@ -6,6 +6,7 @@ mod inbound;
 mod mesh;
 mod outbound;
 mod registry;
+mod token;
 
 use std::collections::VecDeque;
 use std::pin::Pin;

@@ -6,17 +6,18 @@ use chassis::{Env, Problem, page};
 use sagamesh_api::mesh::v1::registry_service_server::RegistryService;
 use sagamesh_api::mesh::v1::{
     Choice, DeregisterRequest, DeregisterResponse, DiscoverRequest, DiscoverResponse,
-    InstanceSpec as ApiSpec, ListInstancesRequest, ListInstancesResponse, RegisterRequest,
-    RegisterResponse, RenewRequest, RenewResponse, WatchRequest, WatchResponse,
+    ListInstancesRequest, ListInstancesResponse, PodRef, RegisterRequest, RegisterResponse,
+    RenewRequest, RenewResponse, WatchRequest, WatchResponse,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
+use super::token::Caller;
 use super::{Answers, ERRORS};
 use crate::registry::Registry;
 use crate::registry::spec::{Health, InstanceSpec, MAX_CHECKS};
-use crate::registry::table::{Entry, Refused};
+use crate::registry::table::{Denied, Entry, Refused};
 use crate::workload::{Workload, Workloads};
 
 /// Most instances in an answer.
@@ -47,51 +48,56 @@ impl Registrations {
         }
     }
 
-    /// An instance that says it is a pod must be that pod: otherwise anybody could take another's place.
-    fn must_be_its_pod(&self, api: &ApiSpec, spec: &InstanceSpec) -> Result<(), Problem> {
-        let Some(pod) = &api.pod else {
-            return Ok(());
-        };
-        let refused =
-            |message: String| ERRORS.problem(Code::FailedPrecondition, "POD_MISMATCH", message);
-        let record: Workload = self
-            .workloads
-            .get(&pod.name)
-            .map_err(|error| {
-                refused(format!(
-                    "the record of the pod {} cannot be read: {error}",
-                    pod.name
-                ))
-            })?
-            .ok_or_else(|| refused(format!("there is no record of the pod `{}`", pod.name)))?;
-        if !pod.identity.is_empty() && pod.identity != record.identity() {
-            return Err(refused(format!(
-                "the pod {} is {}",
-                pod.name,
-                record.identity()
-            )));
-        }
-        if pod.inbound_port != 0 && pod.inbound_port != u32::from(record.inbound_port) {
-            let message = format!(
-                "the sidecar of {} listens on {}",
-                pod.name, record.inbound_port
-            );
-            return Err(refused(message));
-        }
-        let own_port = record.ports.values().any(|port| *port == spec.port);
-        if spec.address.parse() != Ok(record.ip) || !own_port {
-            let message = format!(
-                "{}:{} is not an address of the pod {}",
-                spec.address, spec.port, pod.name
-            );
-            return Err(refused(message));
-        }
-        Ok(())
+    fn caller<T>(&self, request: &Request<T>) -> Caller {
+        Caller::of(request.metadata(), &self.workloads)
     }
 
     /// Healthy instances of a service, by id, and the index of the newest change.
     fn healthy(&self, service: &str, tag: &str) -> Vec<Entry> {
         healthy(&self.registry, service, tag)
+    }
+}
+
+/// An instance that says it is a pod must be that pod: otherwise a pod could draw what is meant for another.
+fn must_be_its_pod(pod: &PodRef, spec: &InstanceSpec, record: &Workload) -> Result<(), Problem> {
+    let refused =
+        |message: String| ERRORS.problem(Code::FailedPrecondition, "POD_MISMATCH", message);
+    if !pod.identity.is_empty() && pod.identity != record.identity() {
+        return Err(refused(format!(
+            "the pod {} is {}",
+            pod.name,
+            record.identity()
+        )));
+    }
+    if pod.inbound_port != 0 && pod.inbound_port != u32::from(record.inbound_port) {
+        let message = format!(
+            "the sidecar of {} listens on {}",
+            pod.name, record.inbound_port
+        );
+        return Err(refused(message));
+    }
+    let own_port = record.ports.values().any(|port| *port == spec.port);
+    if spec.address.parse() != Ok(record.ip) || !own_port {
+        let message = format!(
+            "{}:{} is not an address of the pod {}",
+            spec.address, spec.port, pod.name
+        );
+        return Err(refused(message));
+    }
+    Ok(())
+}
+
+/// What `caller` is told when its change is denied.
+fn denied(denied: &Denied, caller: Caller) -> Problem {
+    match denied {
+        Denied::Unknown => ERRORS.problem(Code::NotFound, "INSTANCE_NOT_FOUND", denied.to_string()),
+        // What it sent for a token says more.
+        Denied::OfPod(pod) => caller.must_be(pod).err().unwrap_or_else(|| {
+            ERRORS.problem(Code::PermissionDenied, "OTHER_POD", denied.to_string())
+        }),
+        Denied::NotReported { place, .. } => {
+            ERRORS.invalid_field(format!("reports[{place}].check_id"), denied.to_string())
+        }
     }
 }
 
@@ -112,9 +118,13 @@ impl RegistryService for Registrations {
         &self,
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
+        let caller = self.caller(&request);
         let api = request.into_inner().instance.unwrap_or_default();
         let spec = convert::spec(&api)?;
-        self.must_be_its_pod(&api, &spec)?;
+        if let Some(pod) = &api.pod {
+            let record = caller.must_be(&pod.name)?;
+            must_be_its_pod(pod, &spec, &record)?;
+        }
         let entry = self.registry.register(spec).await.map_err(|refused| {
             let (code, reason) = match refused {
                 Refused::Full => (Code::ResourceExhausted, "REGISTRY_FULL"),
@@ -131,6 +141,7 @@ impl RegistryService for Registrations {
         &self,
         request: Request<RenewRequest>,
     ) -> Result<Response<RenewResponse>, Status> {
+        let caller = self.caller(&request);
         let request = request.into_inner();
         if request.reports.len() > MAX_CHECKS {
             let message = format!("must be at most {MAX_CHECKS}");
@@ -151,15 +162,9 @@ impl RegistryService for Registrations {
         }
         let renewed = self
             .registry
-            .renew(&request.instance_id, request.load, &reports)
+            .renew(&request.instance_id, caller.pod(), request.load, &reports)
             .await
-            .ok_or_else(|| {
-                ERRORS.problem(
-                    Code::NotFound,
-                    "INSTANCE_NOT_FOUND",
-                    "there is no such instance, or not any more: register it again",
-                )
-            })?;
+            .map_err(|refusal| denied(&refusal, caller))?;
         let now = self.env.clock.now();
         Ok(Response::new(RenewResponse {
             expire_time: renewed
@@ -172,10 +177,12 @@ impl RegistryService for Registrations {
         &self,
         request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterResponse>, Status> {
+        let caller = self.caller(&request);
         let removed = self
             .registry
-            .deregister(&request.into_inner().instance_id)
-            .await;
+            .deregister(&request.into_inner().instance_id, caller.pod())
+            .await
+            .map_err(|refusal| denied(&refusal, caller))?;
         Ok(Response::new(DeregisterResponse { removed }))
     }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registry::Registry;
 use crate::registry::spec::Health;
-use crate::registry::table::Refused;
+use crate::registry::table::{Denied, Refused};
 use query::Wanted;
 
 /// Largest body of a request.
@@ -120,21 +120,18 @@ async fn register(State(consul): State<Consul>, body: Bytes) -> Response {
 }
 
 async fn deregister(State(consul): State<Consul>, Path(id): Path<String>) -> Response {
-    let (pods, _) = consul
-        .registry
-        .list(|entry| entry.spec.id == id && entry.spec.pod.is_some());
-    if !pods.is_empty() {
-        let message =
-            format!("service ID {id:?} is a pod of the mesh, which is not removed from here");
-        return refusal(StatusCode::FORBIDDEN, message);
-    }
-    if consul.registry.deregister(&id).await {
-        StatusCode::OK.into_response()
-    } else {
-        let message = format!(
-            "Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name."
-        );
-        refusal(StatusCode::NOT_FOUND, message)
+    match consul.registry.deregister(&id, None).await {
+        Ok(true) => StatusCode::OK.into_response(),
+        Ok(false) => {
+            let message = format!(
+                "Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name."
+            );
+            refusal(StatusCode::NOT_FOUND, message)
+        }
+        Err(denied) => refusal(
+            StatusCode::FORBIDDEN,
+            format!("service ID {id:?}: {denied}"),
+        ),
     }
 }
 
@@ -164,11 +161,16 @@ async fn update(State(consul): State<Consul>, Path(check): Path<String>, body: B
 }
 
 async fn report(consul: &Consul, check: &str, health: Health, output: &str) -> Response {
-    if consul.registry.report_by_check(check, health, output).await {
-        StatusCode::OK.into_response()
-    } else {
-        let message = format!("Unknown check ID {check:?}: there is no TTL check of this id");
-        refusal(StatusCode::NOT_FOUND, message)
+    match consul.registry.report_by_check(check, health, output).await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(denied @ Denied::OfPod(_)) => refusal(
+            StatusCode::FORBIDDEN,
+            format!("the instance of the check {check:?}: {denied}"),
+        ),
+        Err(_) => {
+            let message = format!("Unknown check ID {check:?}: there is no TTL check of this id");
+            refusal(StatusCode::NOT_FOUND, message)
+        }
     }
 }
 

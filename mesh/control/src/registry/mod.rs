@@ -7,6 +7,9 @@ pub mod spec;
 pub mod store;
 pub mod table;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::{Healthy, Mesh};
 use spec::{CheckKind, Health, InstanceSpec};
-use table::{Entry, Refused, Table};
+use table::{Denied, Entry, Refused, Table};
 
 /// How often leases and reports are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -38,7 +41,8 @@ struct Inner {
     /// One writer at a time; holds the index that is on disk.
     written: AsyncMutex<u64>,
     path: PathBuf,
-    running: Mutex<BTreeMap<String, CancellationToken>>,
+    /// What ends the checks of each instance, and of which generation they are. Locked after the table.
+    running: Mutex<BTreeMap<String, (u64, CancellationToken)>>,
     mesh: Mesh,
     env: Env,
     tasks: Tasks,
@@ -62,13 +66,13 @@ impl Registry {
             tasks,
         }));
         registry.publish();
-        let all: Vec<(String, u64)> = registry
+        let all: Vec<String> = registry
             .table()
             .entries()
-            .map(|(id, entry)| (id.clone(), entry.generation))
+            .map(|(id, _)| id.clone())
             .collect();
-        for (id, generation) in all {
-            registry.start_checks(&id, generation);
+        for id in all {
+            registry.align_checks(&id);
         }
         let sweeping = registry.clone();
         registry.0.tasks.spawn("registry", sweeping.sweep());
@@ -84,8 +88,7 @@ impl Registry {
         let now = self.0.env.clock.now_millis();
         let registered = self.table().register(spec, now, Instant::now())?;
         if registered.is_new {
-            self.stop_checks(&id);
-            self.start_checks(&id, registered.entry.generation);
+            self.align_checks(&id);
             tracing::info!(
                 instance = id,
                 service = registered.entry.spec.service,
@@ -96,44 +99,52 @@ impl Registry {
         Ok(registered.entry)
     }
 
-    /// Prolongs a lease. `None` if there is no such instance.
+    /// Prolongs a lease, and notes what the instance says of itself. `caller` is the pod that asks, if it is one.
+    ///
+    /// # Errors
+    /// If there is no such instance, it is not for `caller` to change, or a report is of no check of the kind TTL.
     pub async fn renew(
         &self,
         id: &str,
+        caller: Option<&str>,
         load: Option<f64>,
         reports: &[(String, Health, String)],
-    ) -> Option<Entry> {
-        let renewed = {
-            let mut table = self.table();
-            let now = Instant::now();
-            let renewed = table.renew(id, load, now)?;
-            for (check, health, output) in reports {
-                table.report(id, renewed.generation, check, *health, output, now);
-            }
-            table.get(id).cloned()
-        };
-        self.changed().await;
-        renewed
-    }
-
-    /// Reports a check of the kind TTL, by its own id alone. Whether there is one.
-    pub async fn report_by_check(&self, check: &str, health: Health, output: &str) -> bool {
-        let found = self
+    ) -> Result<Entry, Denied> {
+        let renewed = self
             .table()
-            .report_ttl(check, health, output, Instant::now());
+            .renew(id, caller, load, reports, Instant::now())?;
         self.changed().await;
-        found
+        Ok(renewed)
     }
 
-    /// Removes an instance. Whether it was there.
-    pub async fn deregister(&self, id: &str) -> bool {
-        let removed = self.table().deregister(id);
+    /// Reports a check of the kind TTL, by its own id alone.
+    ///
+    /// # Errors
+    /// If there is none, or it is a pod's.
+    pub async fn report_by_check(
+        &self,
+        check: &str,
+        health: Health,
+        output: &str,
+    ) -> Result<(), Denied> {
+        self.table()
+            .report_ttl(check, health, output, Instant::now())?;
+        self.changed().await;
+        Ok(())
+    }
+
+    /// Removes an instance; `caller` is the pod that asks, if it is one. Whether it was there.
+    ///
+    /// # Errors
+    /// If it is not for `caller` to change.
+    pub async fn deregister(&self, id: &str, caller: Option<&str>) -> Result<bool, Denied> {
+        let removed = self.table().deregister(id, caller)?;
         if removed {
-            self.stop_checks(id);
+            self.align_checks(id);
             tracing::info!(instance = id, "deregistered");
         }
         self.changed().await;
-        removed
+        Ok(removed)
     }
 
     /// The instances that `wanted` is true of, by id, and the index of the newest change.
@@ -246,8 +257,21 @@ impl Registry {
         });
     }
 
-    fn start_checks(&self, id: &str, generation: u64) {
-        let Some(entry) = self.table().get(id).cloned() else {
+    /// Makes the checks that run those of the instance as it is now, or none if it is gone.
+    ///
+    /// Whoever changed the table calls this afterwards, in whatever order they come: it goes by the table, not by what the
+    /// caller did. So one that is late neither ends the checks of a newer registration nor starts those of an older one.
+    fn align_checks(&self, id: &str) {
+        let table = self.table();
+        let mut running = self.running();
+        let now = table.get(id);
+        if now.map(|entry| entry.generation) == running.get(id).map(|(of, _)| *of) {
+            return;
+        }
+        if let Some((_, stop)) = running.remove(id) {
+            stop.cancel();
+        }
+        let Some(entry) = now else {
             return;
         };
         let stop = self.0.tasks.token().child_token();
@@ -259,7 +283,7 @@ impl Registry {
                 self.clone(),
                 self.0.env.clone(),
                 entry.spec.clone(),
-                generation,
+                entry.generation,
                 check.clone(),
             );
             let stop = stop.clone();
@@ -267,16 +291,10 @@ impl Registry {
                 stop.run_until_cancelled(run).await;
             });
         }
-        self.running().insert(id.to_owned(), stop);
+        running.insert(id.to_owned(), (entry.generation, stop));
     }
 
-    fn stop_checks(&self, id: &str) {
-        if let Some(stop) = self.running().remove(id) {
-            stop.cancel();
-        }
-    }
-
-    fn running(&self) -> MutexGuard<'_, BTreeMap<String, CancellationToken>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, (u64, CancellationToken)>> {
         self.0
             .running
             .lock()
@@ -305,7 +323,7 @@ impl Registry {
                 table.expire(now)
             };
             for id in expired {
-                self.stop_checks(&id);
+                self.align_checks(&id);
                 metrics::counter!("mesh_registry_expired_total").increment(1);
                 tracing::warn!(instance = id, "not renewed in time: removed");
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::spec::{CheckKind, Health, InstanceSpec, MAX_OUTPUT};
+use super::spec::{CheckKind, CheckSpec, Health, InstanceSpec, MAX_OUTPUT};
 
 /// Most instances.
 pub const MAX_INSTANCES: usize = 4096;
@@ -22,6 +22,25 @@ pub enum Refused {
         "an instance of this id is a pod of the mesh, and only the pod may replace it: choose another id"
     )]
     IsPod,
+}
+
+/// Why an instance is not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It is not there.
+    #[error("there is no such instance, or not any more: register it again")]
+    Unknown,
+    /// It is this pod, and who asks is not.
+    #[error("it is the pod {0} of the mesh, which only the pod itself may change")]
+    OfPod(String),
+    /// What was reported is not for others to say.
+    #[error("the instance has no check `{check}` of the kind ttl, and reports are for those alone")]
+    NotReported {
+        /// Which of the reports.
+        place: usize,
+        /// The check that it names.
+        check: String,
+    },
 }
 
 /// An instance as the registry knows it.
@@ -63,6 +82,19 @@ impl Entry {
             .map(|result| result.health)
             .max()
             .unwrap_or(Health::Passing)
+    }
+
+    /// A pod is changed by itself alone; `caller` is the pod that asks, if it is one.
+    fn allow(&self, caller: Option<&str>) -> Result<(), Denied> {
+        match &self.spec.pod {
+            Some(pod) if caller != Some(pod) => Err(Denied::OfPod(pod.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_ttl(&self, check: &str) -> bool {
+        let is_it = |one: &CheckSpec| one.id == check && matches!(one.kind, CheckKind::Ttl { .. });
+        self.spec.checks.iter().any(is_it)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -224,14 +256,34 @@ impl Table {
         })
     }
 
-    /// Prolongs a lease and notes the load.
-    pub fn renew(&mut self, id: &str, load: Option<f64>, now: Instant) -> Option<Entry> {
-        let entry = self.entries.get_mut(id)?;
+    /// Prolongs a lease and notes the load and what the instance reports of its checks; all of it or nothing.
+    ///
+    /// # Errors
+    /// If there is no such instance, it is not for `caller` to change, or a report is of no check of the kind TTL.
+    pub fn renew(
+        &mut self,
+        id: &str,
+        caller: Option<&str>,
+        load: Option<f64>,
+        reports: &[(String, Health, String)],
+        now: Instant,
+    ) -> Result<Entry, Denied> {
+        let entry = self.entries.get_mut(id).ok_or(Denied::Unknown)?;
+        entry.allow(caller)?;
+        let wrong = reports.iter().position(|(check, ..)| !entry.has_ttl(check));
+        if let Some(place) = wrong {
+            let check = reports[place].0.clone();
+            return Err(Denied::NotReported { place, check });
+        }
         entry.renewed = now;
         if let Some(load) = load {
             entry.load = load;
         }
-        Some(entry.clone())
+        let generation = entry.generation;
+        for (check, health, output) in reports {
+            self.report(id, generation, check, *health, output, now);
+        }
+        self.entries.get(id).cloned().ok_or(Denied::Unknown)
     }
 
     /// Notes a check's result; of an older registration, or of a check that is not there, nothing.
@@ -265,30 +317,46 @@ impl Table {
         }
     }
 
-    /// Notes the result of the check of the kind TTL with this id, in whichever instance it is.
-    pub fn report_ttl(&mut self, check: &str, health: Health, output: &str, now: Instant) -> bool {
-        let found = self.entries.iter().find_map(|(id, entry)| {
-            let is_it = entry
-                .spec
-                .checks
-                .iter()
-                .any(|one| one.id == check && matches!(one.kind, CheckKind::Ttl { .. }));
-            is_it.then(|| (id.clone(), entry.generation))
-        });
-        let Some((id, generation)) = found else {
-            return false;
-        };
+    /// Notes the result of the check of the kind TTL with this id, in whichever instance outside of the mesh it is.
+    ///
+    /// # Errors
+    /// If there is none, or only one of a pod: who knows no more than a check's id has not proved to be the pod.
+    pub fn report_ttl(
+        &mut self,
+        check: &str,
+        health: Health,
+        output: &str,
+        now: Instant,
+    ) -> Result<(), Denied> {
+        let found = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.has_ttl(check))
+            .min_by_key(|(_, entry)| entry.spec.pod.is_some());
+        let (id, entry) = found.ok_or(Denied::Unknown)?;
+        entry.allow(None)?;
+        let (id, generation) = (id.clone(), entry.generation);
         self.report(&id, generation, check, health, output, now);
-        true
+        Ok(())
     }
 
-    /// Removes an instance.
-    pub fn deregister(&mut self, id: &str) -> bool {
-        let removed = self.entries.remove(id).is_some();
-        if removed {
+    /// Removes an instance. Whether it was there.
+    ///
+    /// # Errors
+    /// If it is not for `caller` to change.
+    pub fn deregister(&mut self, id: &str, caller: Option<&str>) -> Result<bool, Denied> {
+        let Some(entry) = self.entries.get(id) else {
+            return Ok(false);
+        };
+        entry.allow(caller)?;
+        self.remove(id);
+        Ok(true)
+    }
+
+    fn remove(&mut self, id: &str) {
+        if self.entries.remove(id).is_some() {
             self.index += 1;
         }
-        removed
     }
 
     /// This process stood still for so long: nobody could renew or report meanwhile, and the time counts for nothing.
@@ -335,7 +403,7 @@ impl Table {
             .map(|(id, _)| id.clone())
             .collect();
         for id in &over {
-            self.deregister(id);
+            self.remove(id);
         }
         over
     }

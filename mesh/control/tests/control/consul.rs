@@ -1,14 +1,17 @@
 //! Consul's API, by plain HTTP.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
+use sagamesh_api::mesh::v1::check::Kind;
+use sagamesh_api::mesh::v1::{Check, CheckResult, Health, RenewRequest, TtlCheck};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, by};
 
 type Answer = (StatusCode, HeaderMap, String);
 
@@ -142,8 +145,31 @@ async fn a_service_is_registered_reported_found_and_removed() {
 #[tokio::test]
 async fn pods_of_the_mesh_are_shown_and_not_touched() {
     let mut rig = Rig::started().await;
-    let pod = crate::registrations::instance("orders", "orders-0", "127.77.0.2");
-    rig.registry().register(pod).await.expect("registered");
+    let mut pod = crate::registrations::instance("orders", "orders-0", "127.77.0.2");
+    pod.instance.as_mut().expect("an instance").checks = vec![Check {
+        check_id: "alive".to_owned(),
+        kind: Some(Kind::Ttl(TtlCheck {
+            ttl: Some(chassis::timestamp::from_duration(Duration::from_secs(60))),
+        })),
+        ..Check::default()
+    }];
+    rig.registry()
+        .register(by("orders-0", pod))
+        .await
+        .expect("registered");
+    let report = RenewRequest {
+        instance_id: "orders-0".to_owned(),
+        reports: vec![CheckResult {
+            check_id: "alive".to_owned(),
+            health: Health::Passing.into(),
+            ..CheckResult::default()
+        }],
+        ..RenewRequest::default()
+    };
+    rig.registry()
+        .renew(by("orders-0", report))
+        .await
+        .expect("renewed");
     let (found, _) = get(&rig, "/v1/health/service/orders?passing").await;
     assert_eq!(found[0]["Service"]["Address"], "127.77.0.2");
     let path = "/v1/agent/service/deregister/orders-0";
@@ -151,6 +177,21 @@ async fn pods_of_the_mesh_are_shown_and_not_touched() {
     let path = "/v1/agent/service/register";
     let (status, _) = put(&rig, path, web("orders-0")).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
+    for (path, body) in [
+        ("/v1/agent/check/pass/alive", Value::Null),
+        ("/v1/agent/check/warn/alive", Value::Null),
+        ("/v1/agent/check/fail/alive", Value::Null),
+        (
+            "/v1/agent/check/update/alive",
+            json!({"Status": "critical"}),
+        ),
+    ] {
+        let (status, text) = put(&rig, path, body).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+        assert!(text.contains("orders-0"), "{text}");
+    }
+    let (found, _) = get(&rig, "/v1/health/service/orders?passing").await;
+    assert_eq!(found[0]["Service"]["ID"], "orders-0", "as well as before");
     rig.drain().await;
 }
 

@@ -10,7 +10,7 @@ use linkerd2_proxy_api::destination::{GetDestination, update};
 use sagamesh_api::mesh::v1::registry_service_client::RegistryServiceClient;
 
 use crate::registrations::instance;
-use crate::rig::Rig;
+use crate::rig::{Rig, by};
 
 /// meshd as a process that does not outlive the test.
 struct Meshd(Child);
@@ -65,7 +65,7 @@ async fn a_kill_withdraws_nothing() {
     let (meshd, address) = Meshd::start(&rig, &addresses).await;
     let channel = chassis::channel(&Env::system(), &address);
     RegistryServiceClient::new(channel)
-        .register(instance("orders", "orders-0", "127.77.0.2"))
+        .register(by("orders-0", instance("orders", "orders-0", "127.77.0.2")))
         .await
         .expect("registered");
     let anchors = std::fs::read(rig.data_dir().join("mesh/ca.crt")).expect("the anchor");

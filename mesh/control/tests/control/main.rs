@@ -3,6 +3,7 @@
 mod consul;
 mod identity;
 mod killed;
+mod pods;
 mod policy_files;
 mod proxies;
 mod purity;

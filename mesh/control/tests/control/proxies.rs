@@ -15,7 +15,7 @@ use sagamesh_api::mesh::v1::{ExplainRequest, ListRoutesRequest, ListServicesRequ
 use tonic::Code;
 
 use crate::registrations::instance;
-use crate::rig::{Rig, labels, real_policy};
+use crate::rig::{Rig, by, labels, real_policy};
 
 fn real() -> Policy {
     policy::read(&real_policy()).expect("the policy of this repository is good")
@@ -375,7 +375,7 @@ async fn endpoints_come_and_go_with_their_instances() {
     let [mut all, mut first, _second] = <[_; 3]>::try_from(names).expect("three streams");
     let registration = instance("coordinator", "coordinator-0", "127.77.0.6");
     rig.registry()
-        .register(registration)
+        .register(by("coordinator-0", registration))
         .await
         .expect("registered");
     // One instance is in the Service of all replicas and in its own.
@@ -406,9 +406,12 @@ async fn endpoints_come_and_go_with_their_instances() {
         assert_eq!(endpoint.metric_labels["pod"], "coordinator-0");
     }
     rig.registry()
-        .deregister(sagamesh_api::mesh::v1::DeregisterRequest {
-            instance_id: "coordinator-0".to_owned(),
-        })
+        .deregister(by(
+            "coordinator-0",
+            sagamesh_api::mesh::v1::DeregisterRequest {
+                instance_id: "coordinator-0".to_owned(),
+            },
+        ))
         .await
         .expect("deregistered");
     let gone = all.message().await.expect("no error").expect("a message");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chassis::Process;
 use mesh_control::registry::spec::{CheckKind, CheckSpec, Health, InstanceSpec};
-use mesh_control::registry::table::{MAX_INSTANCES, Refused, Table};
+use mesh_control::registry::table::{Denied, MAX_INSTANCES, Refused, Table};
 use sagamesh_api::mesh::v1::check::Kind;
 use sagamesh_api::mesh::v1::{
     self as api, Check, Choice, DiscoverRequest, GrpcCheck, ListInstancesRequest, PodRef,
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, by};
 
 /// A registration of a pod without checks.
 pub(crate) fn instance(service: &str, pod: &str, ip: &str) -> RegisterRequest {
@@ -166,7 +166,10 @@ async fn the_registry_outlives_its_process() {
         .is_empty()
     {}
     rig.registry()
-        .register(instance("inventory", "inventory-0", "127.77.0.3"))
+        .register(by(
+            "inventory-0",
+            instance("inventory", "inventory-0", "127.77.0.3"),
+        ))
         .await
         .expect("registered");
     rig.kill().await;
@@ -301,21 +304,37 @@ async fn bad_registrations_are_refused() {
         assert!(fields.contains(&field.to_owned()), "{field}: {fields:?}");
     }
     // Nobody takes a pod's place.
-    for request in [
-        instance("orders", "nobody-0", "127.77.0.2"),
-        instance("orders", "orders-0", "127.0.0.1"),
-        instance("orders", "../orders-0", "127.77.0.2"),
+    for (pod, ip, code, reason) in [
+        (
+            "nobody-0",
+            "127.77.0.2",
+            Code::Unauthenticated,
+            "TOKEN_REFUSED",
+        ),
+        (
+            "../orders-0",
+            "127.77.0.2",
+            Code::Unauthenticated,
+            "TOKEN_REFUSED",
+        ),
+        (
+            "orders-0",
+            "127.0.0.1",
+            Code::FailedPrecondition,
+            "POD_MISMATCH",
+        ),
     ] {
-        let mut request = request;
+        let mut request = instance("orders", pod, ip);
         if let Some(spec) = request.instance.as_mut() {
             spec.instance_id = "x".to_owned();
         }
-        let status = rig.registry().register(request).await.expect_err("refused");
-        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
-        assert_eq!(
-            chassis::problem::reason(&status).as_deref(),
-            Some("POD_MISMATCH")
-        );
+        let status = rig
+            .registry()
+            .register(by(pod, request))
+            .await
+            .expect_err("refused");
+        assert_eq!(status.code(), code, "{status}");
+        assert_eq!(chassis::problem::reason(&status).as_deref(), Some(reason));
     }
     let unknown = RenewRequest {
         instance_id: "nobody".to_owned(),
@@ -363,8 +382,11 @@ fn leases_and_reports_run_out() {
     table.register(reported, 0, now).expect("taken");
     let health = |table: &Table| table.get("reported").map(|entry| entry.health());
     assert_eq!(health(&table), Some(Health::Critical), "not reported yet");
-    assert!(table.report_ttl("alive", Health::Passing, "", now));
-    assert!(!table.report_ttl("other", Health::Passing, "", now));
+    assert_eq!(table.report_ttl("alive", Health::Passing, "", now), Ok(()));
+    assert_eq!(
+        table.report_ttl("other", Health::Passing, "", now),
+        Err(Denied::Unknown)
+    );
     assert_eq!(health(&table), Some(Health::Passing));
     assert!(table.expire(later(4)).is_empty());
     assert_eq!(health(&table), Some(Health::Passing));
@@ -375,7 +397,9 @@ fn leases_and_reports_run_out() {
     ill.critical_limit = Some(Duration::from_secs(8));
     table.register(ill, 0, later(5)).expect("taken");
     assert!(table.expire(later(6)).is_empty());
-    table.renew("leased", None, later(9)).expect("there");
+    table
+        .renew("leased", None, None, &[], later(9))
+        .expect("there");
     assert!(table.expire(later(13)).is_empty());
     assert_eq!(table.expire(later(14)), ["ill"], "critical since 6");
     assert!(table.expire(later(18)).is_empty());

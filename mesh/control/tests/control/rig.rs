@@ -46,6 +46,19 @@ pub(crate) fn real_policy() -> Vec<Source> {
 /// The secret part of every test workload's token.
 pub(crate) const SECRET: &str = "0123456789abcdef";
 
+/// A request in the name of a pod.
+pub(crate) fn by<T>(pod: &str, message: T) -> tonic::Request<T> {
+    with_token(&format!("Bearer {pod}.{SECRET}"), message)
+}
+
+/// A request with this metadata `authorization`.
+pub(crate) fn with_token<T>(value: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    let value = value.parse().expect("a value");
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
 /// Folders of a control plane, and the control plane when it runs.
 pub(crate) struct Rig {
     folder: TempDir,

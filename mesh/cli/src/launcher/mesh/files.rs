@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{NAMESPACE, Workload, folder, policy};
 use crate::system::private_folder;
@@ -86,6 +87,19 @@ fn identities(data_dir: &Path) -> PathBuf {
     folder(data_dir).join("identity")
 }
 
+/// What a pod's instance in the registry is changed with: the pod's token, as metadata of a request.
+pub(crate) fn bearer(data_dir: &Path, pod: &str) -> anyhow::Result<MetadataValue<Ascii>> {
+    let path = tokens(data_dir).join(pod);
+    let token = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+        .parse()
+        .with_context(|| format!("{} is no token", path.display()))?;
+    // Not for logs.
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 fn tokens(data_dir: &Path) -> PathBuf {
     folder(data_dir).join("tokens")
 }
@@ -155,6 +169,8 @@ mod tests {
         let token = std::fs::read_to_string(mesh.join("tokens/coordinator-0"))?;
         let secret = token.strip_prefix("coordinator-0.").unwrap_or_default();
         assert_eq!(secret.len(), 64);
+        let bearer = bearer(folder.path(), "coordinator-0")?;
+        assert_eq!(bearer.to_str()?, format!("Bearer {token}"));
         let record = std::fs::read_to_string(mesh.join("workloads/coordinator-0.json"))?;
         let record: serde_json::Value = serde_json::from_str(&record)?;
         assert_eq!(

@@ -13,7 +13,7 @@ use crate::launcher::addresses::{Addresses, Pod};
 use crate::launcher::plan::{self, Instance, Place, Program, SIDECAR_VARIABLES};
 use crate::system::Role;
 
-pub(crate) use files::{prepare, trust_anchors};
+pub(crate) use files::{bearer, prepare, trust_anchors};
 
 /// The namespace of every workload, as in a cluster.
 pub(crate) const NAMESPACE: &str = "sagamesh";

@@ -9,6 +9,7 @@ use sagamesh_api::mesh::v1::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request};
 
 use crate::connect::Channel;
@@ -59,10 +60,11 @@ pub(crate) fn spec(instance: &Instance) -> InstanceSpec {
     }
 }
 
-/// Registers the instance while it is ready, until `drain`.
+/// Registers the instance while it is ready, until `drain`, and proves by `token` that it is its pod.
 pub(crate) async fn follow(
     registry: RegistryServiceClient<Channel>,
     spec: InstanceSpec,
+    token: MetadataValue<Ascii>,
     mut ready: watch::Receiver<bool>,
     drain: CancellationToken,
 ) {
@@ -76,7 +78,7 @@ pub(crate) async fn follow(
             let _ = ready.wait_for(|ready| !*ready).await;
         };
         tokio::select! {
-            never = keep(&registry, &spec) => match never {},
+            never = keep(&registry, &spec, &token) => match never {},
             () = ends => {}
             () = drain.cancelled() => {}
         }
@@ -84,7 +86,10 @@ pub(crate) async fn follow(
             instance_id: spec.instance_id.clone(),
         };
         // Without an answer its lease ends, or its next registration replaces it.
-        let _ = registry.clone().deregister(timed(request, FAREWELL)).await;
+        let _ = registry
+            .clone()
+            .deregister(timed(request, &token, FAREWELL))
+            .await;
     }
 }
 
@@ -92,12 +97,17 @@ pub(crate) async fn follow(
 async fn keep(
     registry: &RegistryServiceClient<Channel>,
     spec: &InstanceSpec,
+    token: &MetadataValue<Ascii>,
 ) -> std::convert::Infallible {
     loop {
         let request = RegisterRequest {
             instance: Some(spec.clone()),
         };
-        if let Err(status) = registry.clone().register(timed(request, PATIENCE)).await {
+        if let Err(status) = registry
+            .clone()
+            .register(timed(request, token, PATIENCE))
+            .await
+        {
             let is_away = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
             if !is_away {
                 let (id, message) = (&spec.instance_id, status.message());
@@ -112,7 +122,10 @@ async fn keep(
                 instance_id: spec.instance_id.clone(),
                 ..RenewRequest::default()
             };
-            let renewed = registry.clone().renew(timed(request, PATIENCE)).await;
+            let renewed = registry
+                .clone()
+                .renew(timed(request, token, PATIENCE))
+                .await;
             if renewed.is_err_and(|status| status.code() == Code::NotFound) {
                 break;
             }
@@ -120,9 +133,12 @@ async fn keep(
     }
 }
 
-fn timed<T>(message: T, timeout: Duration) -> Request<T> {
+fn timed<T>(message: T, token: &MetadataValue<Ascii>, timeout: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
+    request
+        .metadata_mut()
+        .insert("authorization", token.clone());
     request
 }
 
