@@ -20,8 +20,8 @@ use tower::ServiceBuilder;
 
 use crate::control::Control;
 use crate::front::{Respond, RespondLayer, Shed, ShedLayer};
-use crate::http::RequestBody;
 use crate::http::server::{self, HttpVersion, Violations};
+use crate::http::RequestBody;
 use crate::identity::Identity;
 use crate::io::Io;
 use crate::metrics::Registry;
@@ -149,19 +149,29 @@ impl Inbound {
 
     /// Forwards bytes, where neither side speaks HTTP.
     async fn bytes(&self, mut io: Io, port: &Port, peer: &Peer, drain: CancellationToken) {
-        if !port.admits_bytes(peer) {
-            self.acceptor.refuse(
-                peer.address,
-                "unauthorized",
-                "no authorization admits this peer",
-            );
-            return;
-        }
+        let mut policy = port.follow();
+        // The first look is at the policy that applies now, each one after it at a change.
+        policy.mark_changed();
+        let refused = async {
+            while policy.changed().await.is_ok() {
+                let refused = policy
+                    .borrow_and_update()
+                    .refuses_bytes(peer.address.ip(), &peer.identity);
+                if let Some(refused) = refused {
+                    return refused;
+                }
+            }
+            // The policy changes no more: the sidecar is about to end.
+            std::future::pending().await
+        };
         let copied = async {
             let mut app = port.app.connect_bytes().await?;
             tokio::io::copy_bidirectional(&mut io, &mut app).await
         };
         tokio::select! {
+            // Before the app is connected to, let alone sent anything.
+            biased;
+            (reason, why) = refused => self.acceptor.refuse(peer.address, reason, why),
             copied = copied => if let Err(error) = copied {
                 tracing::debug!(%error, port = peer.port, "a connection of bytes ended in an error");
             },

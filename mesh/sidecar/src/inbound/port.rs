@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::Shared;
-use super::accept::Peer;
 use super::app::App;
 use crate::metrics::Registry;
 use crate::policy::inbound::ServerPolicy;
@@ -49,12 +48,11 @@ impl Port {
         Arc::clone(&updates.borrow())
     }
 
-    /// Whether a peer may send bytes: the server's own authorizations decide, as there are no routes.
-    pub(super) fn admits_bytes(&self, peer: &Peer) -> bool {
-        let policy = self.policy();
-        policy
-            .authorizations
-            .iter()
-            .any(|authz| authz.admits(peer.address.ip(), Some(&peer.identity)))
+    /// Follows the policy apart from others: each change of it is seen, from now on.
+    pub(super) fn follow(&self) -> watch::Receiver<Arc<ServerPolicy>> {
+        self.updates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

@@ -287,6 +287,22 @@ pub fn http_server(
     )
 }
 
+/// A server of bytes.
+pub fn opaque_server(authorizations: Vec<inbound::Authz>) -> inbound::Server {
+    use inbound::proxy_protocol::{Kind, Opaque};
+    server(Kind::Opaque(Opaque {}), authorizations)
+}
+
+/// A server whose protocol is to be detected.
+pub fn detect_server(authorizations: Vec<inbound::Authz>) -> inbound::Server {
+    use inbound::proxy_protocol::{Detect, Kind};
+    let detect = Detect {
+        timeout: time(Duration::from_secs(10)),
+        ..Default::default()
+    };
+    server(Kind::Detect(detect), authorizations)
+}
+
 /// A gRPC route of a server, for one RPC, with authorizations of its own.
 pub fn server_route(
     name: &str,

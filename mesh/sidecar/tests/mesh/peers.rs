@@ -1,0 +1,121 @@
+//! Peers that are no sidecar of ours: they have a certificate of the mesh, and send what they like after it.
+
+use mesh_sidecar::testing::{identity_of, policies};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::harness::{Mesh, eventually, metric};
+use crate::identity::{TRANSPORT, tls};
+
+/// What follows the transport header, as it stands in it.
+#[derive(Clone, Copy)]
+enum Session {
+    Bytes,
+}
+
+/// Connects to the sidecar of orders as the gateway, and asks for `port`.
+async fn peer(mesh: &Mesh, port: u16, session: Session) -> TlsStream<TcpStream> {
+    let authority = mesh.control.authority();
+    let certificate = authority.client(&identity_of("gateway"), false).unwrap();
+    let connector = tls(&authority.anchors(), Some(certificate), &[TRANSPORT]);
+    let stream = TcpStream::connect(mesh.orders.sidecar.inbound_addr())
+        .await
+        .unwrap();
+    let name = ServerName::try_from(identity_of("orders")).unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    // port = 1, in three bytes of seven bits; session_protocol = 3, with http1 = 1.
+    let port = u32::from(port);
+    let mut header = vec![
+        0x08,
+        port as u8 | 0x80,
+        (port >> 7) as u8 | 0x80,
+        (port >> 14) as u8,
+    ];
+    let mut bytes = [TRANSPORT, b"\r\n\r\n"].concat();
+    bytes.extend((header.len() as u32).to_be_bytes());
+    bytes.extend(header);
+    stream.write_all(&bytes).await.unwrap();
+    stream
+}
+
+/// Sends a request to the app, which closes the connection after it. What came back.
+async fn ask(stream: &mut TlsStream<TcpStream>, headers: &str) -> String {
+    let request = format!("GET /x HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    // It may be hung up on before all is sent.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn refused(mesh: &Mesh, reason: &str) -> f64 {
+    let reason = format!("reason=\"{reason}\"");
+    metric(
+        &mesh.orders.sidecar,
+        "inbound_tcp_refused_total",
+        &[&reason],
+    )
+}
+
+#[tokio::test]
+async fn bytes_do_not_get_past_the_policy_of_requests() {
+    let mesh = Mesh::start().await;
+    let port = mesh.orders.app.address.port();
+    let all = || vec![policies::authz("all", &[])];
+    let cases = [
+        ("not_opaque", policies::grpc_server(Vec::new(), all())),
+        ("not_opaque", policies::http_server(None, all())),
+        ("not_detected", policies::detect_server(all())),
+        ("unauthorized", policies::opaque_server(Vec::new())),
+    ];
+    for (reason, server) in cases {
+        mesh.control.set_server("orders", port, server);
+        let before = refused(&mesh, reason);
+        // The policy takes a moment to arrive.
+        while refused(&mesh, reason) == before {
+            let mut stream = peer(&mesh, port, Session::Bytes).await;
+            let answer = ask(&mut stream, "l5d-client-id: forged\r\n").await;
+            assert_eq!(answer, "");
+        }
+    }
+    assert_eq!(mesh.orders.app.calls(), 0);
+}
+
+#[tokio::test]
+async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
+    let mesh = Mesh::start().await;
+    let port = mesh.orders.app.address.port();
+    let all = || vec![policies::authz("all", &[])];
+    mesh.control
+        .set_server("orders", port, policies::opaque_server(all()));
+    // The policy takes a moment to arrive.
+    let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let mut stream = peer(&mesh, port, Session::Bytes).await;
+        if ask(&mut stream, "connection: close\r\n")
+            .await
+            .contains("GET /x")
+        {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < limit, "bytes never passed");
+    }
+
+    let mut open = peer(&mesh, port, Session::Bytes).await;
+    open.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(open.read(&mut [0; 1024]).await.unwrap() > 0);
+    // A change that still admits the peer leaves the connection alone, and one that does not ends it.
+    let before = refused(&mesh, "not_opaque");
+    let gateway = vec![policies::authz("gateway", &[identity_of("gateway")])];
+    mesh.control
+        .set_server("orders", port, policies::opaque_server(gateway));
+    mesh.control
+        .set_server("orders", port, policies::grpc_server(Vec::new(), all()));
+    let mut rest = Vec::new();
+    let _ = open.read_to_end(&mut rest).await;
+    eventually("it is counted", || refused(&mesh, "not_opaque") > before).await;
+}
