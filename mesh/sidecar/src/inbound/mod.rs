@@ -21,7 +21,7 @@ use tower::ServiceBuilder;
 use crate::control::Control;
 use crate::front::{Respond, RespondLayer, Shed, ShedLayer};
 use crate::http::server::{self, HttpVersion, Violations};
-use crate::http::RequestBody;
+use crate::http::{RequestBody, orig_proto};
 use crate::identity::Identity;
 use crate::io::Io;
 use crate::metrics::Registry;
@@ -113,8 +113,13 @@ impl Inbound {
         drain: CancellationToken,
     ) {
         let stack = Arc::new(self.stack(port, peer));
-        let respond = move |request: http::Request<Incoming>| {
+        let respond = move |mut request: http::Request<Incoming>| {
             let stack: Arc<Stack> = Arc::clone(&stack);
+            // Before anything is decided or added: a peer that names a header in `Connection` has it removed here, and
+            // not what the sidecar says in a header of that name. HTTP/2 has no such headers.
+            if version == HttpVersion::Http1 {
+                orig_proto::strip_connection_headers(request.headers_mut());
+            }
             // Only peers of the mesh get here: all are told why.
             async move {
                 stack

@@ -13,6 +13,7 @@ use crate::identity::{TRANSPORT, tls};
 #[derive(Clone, Copy)]
 enum Session {
     Bytes,
+    Http1,
 }
 
 /// Connects to the sidecar of orders as the gateway, and asks for `port`.
@@ -33,6 +34,9 @@ async fn peer(mesh: &Mesh, port: u16, session: Session) -> TlsStream<TcpStream> 
         (port >> 7) as u8 | 0x80,
         (port >> 14) as u8,
     ];
+    if let Session::Http1 = session {
+        header.extend([0x1a, 0x02, 0x0a, 0x00]);
+    }
     let mut bytes = [TRANSPORT, b"\r\n\r\n"].concat();
     bytes.extend((header.len() as u32).to_be_bytes());
     bytes.extend(header);
@@ -118,4 +122,24 @@ async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
     let mut rest = Vec::new();
     let _ = open.read_to_end(&mut rest).await;
     eventually("it is counted", || refused(&mesh, "not_opaque") > before).await;
+}
+
+#[tokio::test]
+async fn a_peer_cannot_have_its_own_name_removed() {
+    let mesh = Mesh::start().await;
+    let port = mesh.orders.app.address.port();
+    let all = vec![policies::authz("all", &[])];
+    mesh.control
+        .set_server("orders", port, policies::http_server(None, all));
+    let headers = [
+        "connection: close\r\n",
+        "connection: close, l5d-client-id\r\n",
+        "connection: L5d-Client-Id\r\nconnection: close\r\nl5d-client-id: forged\r\n",
+    ];
+    let client = format!("client={} ", identity_of("gateway"));
+    for headers in headers {
+        let mut stream = peer(&mesh, port, Session::Http1).await;
+        let answer = ask(&mut stream, headers).await;
+        assert!(answer.contains(&client), "{answer}");
+    }
 }
