@@ -55,11 +55,24 @@ pub fn backend(path: &str) -> outbound::Backend {
     }
 }
 
+/// A backend that is this one endpoint.
+pub fn forward(endpoint: WeightedAddr) -> outbound::Backend {
+    outbound::Backend {
+        kind: Some(outbound::backend::Kind::Forward(endpoint)),
+        ..backend("forward")
+    }
+}
+
 /// A rule for every RPC of `service` (empty: of any) to `path`.
 pub fn grpc_rule(service: &str, path: &str) -> outbound::grpc_route::Rule {
+    grpc_rule_to(service, backend(path))
+}
+
+/// A rule for every RPC of `service` (empty: of any) to `backend`.
+pub fn grpc_rule_to(service: &str, backend: outbound::Backend) -> outbound::grpc_route::Rule {
     use outbound::grpc_route::{Distribution, RouteBackend, Rule, distribution};
     let backend = RouteBackend {
-        backend: Some(backend(path)),
+        backend: Some(backend),
         ..Default::default()
     };
     Rule {
