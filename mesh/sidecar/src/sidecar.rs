@@ -22,6 +22,8 @@ use crate::{inbound, outbound};
 
 /// Connections at one time, on each side.
 const MAX_CONNECTIONS: usize = 8192;
+/// How often metrics of what is gone are looked for.
+const PRUNE: Duration = Duration::from_secs(30);
 /// What is kept of the time for the drain for the app's own connections.
 const OUTBOUND_SHARE: u32 = 4;
 
@@ -80,6 +82,7 @@ impl Sidecar {
             registry.clone(),
             drains.stop.clone(),
         ));
+        tasks.spawn(prune(registry.clone(), drains.stop.clone()));
         let ready = Arc::new(watch::Sender::new(false));
         tasks.spawn(admin::serve(
             Admin {
@@ -306,6 +309,17 @@ impl Accept {
         tokio::select! {
             () = accept => {}
             () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Drops metrics of what is gone, until `stop`.
+async fn prune(registry: Registry, stop: CancellationToken) {
+    let mut sweep = tokio::time::interval(PRUNE);
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => registry.prune(),
+            () = stop.cancelled() => return,
         }
     }
 }

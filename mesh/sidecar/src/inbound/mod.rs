@@ -87,10 +87,12 @@ impl Inbound {
             accepted = self.acceptor.accept(stream, address) => accepted,
             () = drain.cancelled() => return,
         };
-        let Some((io, peer, protocol)) = accepted else {
+        let Some((tls, peer, protocol)) = accepted else {
             return;
         };
-        let Some(port) = self.port(peer.port) else {
+        let port = self.port(peer.port);
+        self.acceptor.count(&peer, protocol, port.is_some());
+        let Some(port) = port else {
             self.acceptor.refuse(
                 address,
                 "too_many_ports",
@@ -98,6 +100,7 @@ impl Inbound {
             );
             return;
         };
+        let io = self.acceptor.counted(tls, &peer);
         match protocol {
             Some(version) => self.http(io, port, peer, version, drain).await,
             None => self.bytes(io, &port, &peer, drain).await,

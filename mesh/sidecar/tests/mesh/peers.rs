@@ -143,3 +143,23 @@ async fn a_peer_cannot_have_its_own_name_removed() {
         assert!(answer.contains(&client), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_peer_that_asks_for_every_port_fills_no_memory() {
+    let mesh = Mesh::start().await;
+    let mut open = Vec::new();
+    for port in 10_000..10_260 {
+        open.push(peer(&mesh, port, Session::Bytes).await);
+    }
+    eventually("the last are refused", || {
+        refused(&mesh, "too_many_ports") >= 5.0
+    })
+    .await;
+    let name = "inbound_tcp_transport_header_connections_total";
+    let sidecar = &mesh.orders.sidecar;
+    assert_eq!(
+        metric(sidecar, name, &["target_port=\"other\""]),
+        refused(&mesh, "too_many_ports")
+    );
+    assert_eq!(metric(sidecar, name, &["target_port=\"10259\""]), 0.0);
+}
