@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, FIRST_ANSWER};
 use crate::identity::{self, Identity};
 use crate::metrics::{Labels, Registry};
+use crate::policy::inbound::ServerPolicy;
 use crate::worker::{Accepted, Drains, Workers};
 use crate::{inbound, outbound};
 
@@ -129,6 +130,7 @@ impl Sidecar {
             .iter()
             .map(|port| control.watch_server(*port))
             .collect();
+        let answers: Vec<_> = followed.iter().flatten().cloned().collect();
         let certified = identity.ready();
         let accepting = [CancellationToken::new(), CancellationToken::new()];
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -158,12 +160,14 @@ impl Sidecar {
             });
         }
         {
-            let (mut certified, ready, stop) =
+            let (certified, ready, stop) =
                 (certified.clone(), Arc::clone(&ready), accepting[0].clone());
             tasks.spawn(async move {
                 tokio::select! {
-                    Ok(_) = certified.wait_for(|certified| *certified) => drop(ready.send_replace(true)),
+                    // Not ready any more, if both are true.
+                    biased;
                     () = stop.cancelled() => {}
+                    () = can_serve(certified, answers) => drop(ready.send_replace(true)),
                 }
             });
         }
@@ -311,6 +315,24 @@ impl Accept {
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// Waits for a certificate, and then for the policies of the app's ports: with neither would a peer get an answer.
+async fn can_serve(
+    mut certified: watch::Receiver<bool>,
+    answers: Vec<watch::Receiver<Arc<ServerPolicy>>>,
+) {
+    if certified.wait_for(|certified| *certified).await.is_err() {
+        // Its sender is gone: the sidecar is about to end.
+        return std::future::pending().await;
+    }
+    let answered = async {
+        for mut answer in answers {
+            let _ = answer.wait_for(|policy| policy.answered).await;
+        }
+    };
+    // Bounded: where the control plane says nothing, the default is the policy.
+    let _ = tokio::time::timeout(FIRST_ANSWER, answered).await;
 }
 
 /// Drops metrics of what is gone, until `stop`.

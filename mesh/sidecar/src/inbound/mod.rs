@@ -101,6 +101,10 @@ impl Inbound {
             return;
         };
         let io = self.acceptor.counted(tls, &peer);
+        tokio::select! {
+            () = port.settled() => {}
+            () = drain.cancelled() => return,
+        }
         match protocol {
             Some(version) => self.http(io, port, peer, version, drain).await,
             None => self.bytes(io, &port, &peer, drain).await,

@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::app::App;
+use crate::control::FIRST_ANSWER;
 use crate::metrics::Registry;
 use crate::policy::inbound::ServerPolicy;
 
@@ -18,6 +20,8 @@ pub(crate) struct Port {
     pub(super) app: Arc<App>,
     /// Metrics.
     pub(super) registry: Registry,
+    /// When the control plane was first asked for the policy, as far as this thread knows.
+    asked: Instant,
     updates: Mutex<watch::Receiver<Arc<ServerPolicy>>>,
 }
 
@@ -31,6 +35,7 @@ impl Port {
             number,
             app: Arc::new(App::new(shared, number)),
             registry: shared.registry.clone(),
+            asked: Instant::now(),
             updates: Mutex::new(updates),
         }
     }
@@ -46,6 +51,15 @@ impl Port {
     pub(super) fn policy(&self) -> Arc<ServerPolicy> {
         let updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&updates.borrow())
+    }
+
+    /// Waits for the control plane's first answer, if it was only just asked. To deny what it is about to allow would
+    /// fail the first requests of each start.
+    pub(super) async fn settled(&self) {
+        let mut updates = self.follow();
+        let first = updates.wait_for(|policy| policy.answered);
+        // Whether or not it came: from now on that applies which applies.
+        let _ = tokio::time::timeout_at(self.asked + FIRST_ANSWER, first).await;
     }
 
     /// Follows the policy apart from others: each change of it is seen, from now on.

@@ -26,6 +26,8 @@ pub(crate) struct ServerPolicy {
     pub(crate) authorizations: Vec<Authorization>,
     /// Its local rate limit.
     pub(crate) rate_limit: Option<RateLimit>,
+    /// The control plane said it. If not, it is the default until it does.
+    pub(crate) answered: bool,
 }
 
 /// What the app speaks on a port.
@@ -103,6 +105,7 @@ impl ServerPolicy {
             protocol: Protocol::Detect(vec![Route::of_default()]),
             authorizations,
             rate_limit: None,
+            answered: false,
         }
     }
 
@@ -140,6 +143,7 @@ impl ServerPolicy {
             protocol: Protocol::Invalid(why.to_string().into()),
             authorizations: Vec::new(),
             rate_limit: None,
+            answered: true,
         }
     }
 
@@ -172,6 +176,7 @@ impl ServerPolicy {
             protocol,
             authorizations: authorizations(server.authorizations)?,
             rate_limit: RateLimit::from_proto(limit)?,
+            answered: true,
         })
     }
 }

@@ -11,3 +11,4 @@ mod peers;
 mod policies;
 mod process;
 mod rest;
+mod start;
