@@ -276,6 +276,7 @@ impl Drop for Balancer {
 
 impl Serve for Balancer {
     async fn call(&self, mut request: Request) -> Result<Response, ProxyError> {
+        let mut limit = None;
         loop {
             match self.pick(Instant::now()) {
                 Pick::Endpoint(endpoint, probe) => match endpoint.send(request, probe).await {
@@ -284,6 +285,11 @@ impl Serve for Balancer {
                     // Its connection ended between the pick and the send: another takes the request.
                     Err(SendError::NotSent(back)) => {
                         request = back;
+                        // Not for ever: connections may come and go as fast as they are picked.
+                        let now = Instant::now();
+                        if now >= *limit.get_or_insert(now + self.key.failfast) {
+                            return Err(ProxyError::FailFast(Arc::clone(&self.authority)));
+                        }
                         tokio::task::yield_now().await;
                     }
                 },
