@@ -107,7 +107,7 @@ impl Inbound {
         }
         match protocol {
             Some(version) => self.http(io, port, peer, version, drain).await,
-            None => self.bytes(io, &port, &peer, drain).await,
+            None => self.bytes(io, &port, &peer).await,
         }
     }
 
@@ -159,8 +159,9 @@ impl Inbound {
             .service(app)
     }
 
-    /// Forwards bytes, where neither side speaks HTTP.
-    async fn bytes(&self, mut io: Io, port: &Port, peer: &Peer, drain: CancellationToken) {
+    /// Forwards bytes, where neither side speaks HTTP. When the sidecar drains they go on until one of the two is done
+    /// or the time is over: nothing in them says where they may be cut.
+    async fn bytes(&self, mut io: Io, port: &Port, peer: &Peer) {
         let mut policy = port.follow();
         // The first look is at the policy that applies now, each one after it at a change.
         policy.mark_changed();
@@ -187,7 +188,6 @@ impl Inbound {
             copied = copied => if let Err(error) = copied {
                 tracing::debug!(%error, port = peer.port, "a connection of bytes ended in an error");
             },
-            () = drain.cancelled() => {}
         }
     }
 

@@ -1,12 +1,14 @@
 //! Peers that are no sidecar of ours: they have a certificate of the mesh, and send what they like after it.
 
+use std::time::Duration;
+
 use mesh_sidecar::testing::{identity_of, policies};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{Mesh, eventually, metric};
+use crate::harness::{Mesh, Pod, eventually, metric};
 use crate::identity::{TRANSPORT, tls};
 
 /// What follows the transport header, as it stands in it.
@@ -54,6 +56,29 @@ async fn ask(stream: &mut TlsStream<TcpStream>, headers: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// A connection of bytes to the app of orders, which becomes a port of bytes for it. It has passed some.
+async fn open_bytes(mesh: &Mesh) -> TlsStream<TcpStream> {
+    let port = mesh.orders.app.address.port();
+    let all = vec![policies::authz("all", &[])];
+    mesh.control
+        .set_server("orders", port, policies::opaque_server(all));
+    let limit = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut stream = peer(mesh, port, Session::Bytes).await;
+        // The policy takes a moment to arrive.
+        if ping(&mut stream).await {
+            return stream;
+        }
+        assert!(tokio::time::Instant::now() < limit, "bytes never passed");
+    }
+}
+
+/// Whether the app answers on an open connection.
+async fn ping(stream: &mut TlsStream<TcpStream>) -> bool {
+    let request = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request).await.is_ok() && matches!(stream.read(&mut [0; 1024]).await, Ok(1..))
+}
+
 fn refused(mesh: &Mesh, reason: &str) -> f64 {
     let reason = format!("reason=\"{reason}\"");
     metric(
@@ -92,26 +117,7 @@ async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
     let mesh = Mesh::start().await;
     let port = mesh.orders.app.address.port();
     let all = || vec![policies::authz("all", &[])];
-    mesh.control
-        .set_server("orders", port, policies::opaque_server(all()));
-    // The policy takes a moment to arrive.
-    let limit = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-    loop {
-        let mut stream = peer(&mesh, port, Session::Bytes).await;
-        if ask(&mut stream, "connection: close\r\n")
-            .await
-            .contains("GET /x")
-        {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < limit, "bytes never passed");
-    }
-
-    let mut open = peer(&mesh, port, Session::Bytes).await;
-    open.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
-    assert!(open.read(&mut [0; 1024]).await.unwrap() > 0);
+    let mut open = open_bytes(&mesh).await;
     // A change that still admits the peer leaves the connection alone, and one that does not ends it.
     let before = refused(&mesh, "not_opaque");
     let gateway = vec![policies::authz("gateway", &[identity_of("gateway")])];
@@ -122,6 +128,22 @@ async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
     let mut rest = Vec::new();
     let _ = open.read_to_end(&mut rest).await;
     eventually("it is counted", || refused(&mesh, "not_opaque") > before).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_drains_lets_bytes_go_on() {
+    let mesh = Mesh::start().await;
+    let mut open = open_bytes(&mesh).await;
+    let Pod { app, sidecar, .. } = mesh.orders;
+    let shutdown = tokio::spawn(sidecar.shutdown());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(ping(&mut open).await);
+    assert!(!shutdown.is_finished());
+    drop(open);
+    // Long before the time to drain is over.
+    let shutdown = tokio::time::timeout(Duration::from_secs(5), shutdown);
+    shutdown.await.unwrap().unwrap();
+    drop(app);
 }
 
 #[tokio::test]
