@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 64;
 /// What the admin port answers from.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
-    /// The sidecar has a certificate and is not shutting down.
+    /// The sidecar has a certificate and the policies of the app's ports, and is not shutting down.
     pub(crate) ready: watch::Receiver<bool>,
     /// Metrics.
     pub(crate) registry: Registry,

@@ -271,9 +271,10 @@ impl Vars<'_> {
     fn default_policy(&self) -> Result<DefaultPolicy, ConfigError> {
         let text = self.get("INBOUND_DEFAULT_POLICY");
         match text.as_deref().map(str::trim) {
-            None | Some("all-unauthenticated") => Ok(DefaultPolicy::AllUnauthenticated),
+            // Not Linkerd's default, which lets everybody in: a mesh that is meshed from its start has no reason to.
+            None | Some("deny") => Ok(DefaultPolicy::Deny),
+            Some("all-unauthenticated") => Ok(DefaultPolicy::AllUnauthenticated),
             Some("all-authenticated") => Ok(DefaultPolicy::AllAuthenticated),
-            Some("deny") => Ok(DefaultPolicy::Deny),
             Some(other) => Err(invalid(
                 "INBOUND_DEFAULT_POLICY",
                 other,
@@ -350,6 +351,19 @@ mod tests {
         assert_eq!(config.control.policy, "127.0.0.1:8090".parse().unwrap());
         assert_eq!(config.inbound.ips, [IpAddr::from(Ipv4Addr::LOCALHOST)]);
         assert_eq!(config.shutdown_grace, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn nobody_is_let_in_unless_a_policy_says_so() {
+        assert_eq!(
+            read(&[]).unwrap().inbound.default_policy,
+            DefaultPolicy::Deny
+        );
+        let config = read(&[("INBOUND_DEFAULT_POLICY", "all-authenticated")]).unwrap();
+        assert_eq!(
+            config.inbound.default_policy,
+            DefaultPolicy::AllAuthenticated
+        );
     }
 
     #[test]

@@ -14,14 +14,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, FIRST_ANSWER};
 use crate::identity::{self, Identity};
 use crate::metrics::{Labels, Registry};
+use crate::policy::inbound::ServerPolicy;
 use crate::worker::{Accepted, Drains, Workers};
 use crate::{inbound, outbound};
 
 /// Connections at one time, on each side.
 const MAX_CONNECTIONS: usize = 8192;
+/// How often metrics of what is gone are looked for.
+const PRUNE: Duration = Duration::from_secs(30);
 /// What is kept of the time for the drain for the app's own connections.
 const OUTBOUND_SHARE: u32 = 4;
 
@@ -80,6 +83,7 @@ impl Sidecar {
             registry.clone(),
             drains.stop.clone(),
         ));
+        tasks.spawn(prune(registry.clone(), drains.stop.clone()));
         let ready = Arc::new(watch::Sender::new(false));
         tasks.spawn(admin::serve(
             Admin {
@@ -126,6 +130,7 @@ impl Sidecar {
             .iter()
             .map(|port| control.watch_server(*port))
             .collect();
+        let answers: Vec<_> = followed.iter().flatten().cloned().collect();
         let certified = identity.ready();
         let accepting = [CancellationToken::new(), CancellationToken::new()];
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -155,12 +160,14 @@ impl Sidecar {
             });
         }
         {
-            let (mut certified, ready, stop) =
+            let (certified, ready, stop) =
                 (certified.clone(), Arc::clone(&ready), accepting[0].clone());
             tasks.spawn(async move {
                 tokio::select! {
-                    Ok(_) = certified.wait_for(|certified| *certified) => drop(ready.send_replace(true)),
+                    // Not ready any more, if both are true.
+                    biased;
                     () = stop.cancelled() => {}
+                    () = can_serve(certified, answers) => drop(ready.send_replace(true)),
                 }
             });
         }
@@ -306,6 +313,35 @@ impl Accept {
         tokio::select! {
             () = accept => {}
             () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Waits for a certificate, and then for the policies of the app's ports: with neither would a peer get an answer.
+async fn can_serve(
+    mut certified: watch::Receiver<bool>,
+    answers: Vec<watch::Receiver<Arc<ServerPolicy>>>,
+) {
+    if certified.wait_for(|certified| *certified).await.is_err() {
+        // Its sender is gone: the sidecar is about to end.
+        return std::future::pending().await;
+    }
+    let answered = async {
+        for mut answer in answers {
+            let _ = answer.wait_for(|policy| policy.answered).await;
+        }
+    };
+    // Bounded: where the control plane says nothing, the default is the policy.
+    let _ = tokio::time::timeout(FIRST_ANSWER, answered).await;
+}
+
+/// Drops metrics of what is gone, until `stop`.
+async fn prune(registry: Registry, stop: CancellationToken) {
+    let mut sweep = tokio::time::interval(PRUNE);
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => registry.prune(),
+            () = stop.cancelled() => return,
         }
     }
 }

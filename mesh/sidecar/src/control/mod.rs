@@ -9,6 +9,7 @@ mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use linkerd2_proxy_api::destination::destination_client::DestinationClient;
 use linkerd2_proxy_api::identity::identity_client::IdentityClient;
@@ -30,6 +31,8 @@ use lookups::Lookups;
 const MAX_DESTINATIONS: usize = 1024;
 /// Ports whose policies are followed at one time.
 const MAX_PORTS: usize = 256;
+/// How long the first answer for a port of the app is waited for, before the default applies.
+pub(crate) const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
 /// What is known of a destination's policy.
 #[derive(Clone, Debug)]
@@ -163,7 +166,6 @@ impl Control {
 
 /// Plain HTTP/2: the control plane is on loopback. Pings find out when it hangs.
 fn channel(address: std::net::SocketAddr) -> Channel {
-    use std::time::Duration;
     let uri = http::Uri::builder()
         .scheme("http")
         .authority(address.to_string())

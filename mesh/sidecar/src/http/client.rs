@@ -1,7 +1,7 @@
 //! HTTP clients: one HTTP/2 connection that is kept up, or a handful of HTTP/1 connections made as needed.
 
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +94,26 @@ impl H2 {
             .is_some_and(|sender| !sender.is_closed())
     }
 
+    /// Sends a request that waits no longer than `limit` for a stream of its own: how many there may be at one time
+    /// is the peer's to say, and how long they last.
+    pub(crate) async fn send_within(
+        &self,
+        limit: Duration,
+        mut request: Request,
+    ) -> Result<http::Response<Incoming>, SendError> {
+        let queued = Arc::new(());
+        let is_queued = Arc::downgrade(&queued);
+        request.extensions_mut().insert(Queued { _held: queued });
+        let mut sent = pin!(self.send(request));
+        match tokio::time::timeout(limit, &mut sent).await {
+            Ok(sent) => sent,
+            Err(_) if is_queued.strong_count() > 0 => {
+                Err(SendError::Failed(ProxyError::LoadShed("HTTP/2 streams")))
+            }
+            Err(_) => sent.await,
+        }
+    }
+
     /// Sends a request.
     pub(crate) async fn send(
         &self,
@@ -114,6 +134,12 @@ impl H2 {
             },
         }
     }
+}
+
+/// Part of a request until it has a stream: extensions go no further than there.
+#[derive(Clone)]
+struct Queued {
+    _held: Arc<()>,
 }
 
 /// A connection that lasted so long was a good one.
@@ -204,39 +230,53 @@ impl H1 {
         &self,
         mut request: Request,
     ) -> Result<http::Response<Incoming>, SendError> {
-        loop {
-            let kept = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            let fresh = kept.is_none();
-            let mut sender = match kept {
-                Some(sender) => sender,
-                None => self.open().await.map_err(|error| {
-                    SendError::Failed(ProxyError::transport("connecting", error))
-                })?,
-            };
-            if sender.ready().await.is_err() {
-                continue;
+        if let Some(kept) = self.kept() {
+            match self.send_on(kept, request).await {
+                // It had ended since, which says nothing of a new one.
+                Err(SendError::NotSent(back)) => request = back,
+                sent => return sent,
             }
-            match sender.try_send_request(*request).await {
-                Ok(response) => {
-                    self.give_back(sender);
-                    return Ok(response);
-                }
-                Err(mut error) => match error.take_message() {
-                    // The connection had ended since: the request goes on another.
-                    Some(back) if !fresh => *request = back,
-                    Some(back) => return Err(SendError::NotSent(Box::new(back))),
-                    None => {
-                        return Err(SendError::Failed(ProxyError::transport(
-                            "sending the request",
-                            error.into_error(),
-                        )));
-                    }
-                },
+        }
+        let fresh = self
+            .open()
+            .await
+            .map_err(|error| SendError::Failed(ProxyError::transport("connecting", error)))?;
+        match self.send_on(fresh, request).await {
+            // The next one would end the same way, and the one after it.
+            Err(SendError::NotSent(_)) => Err(SendError::Failed(ProxyError::transport(
+                "sending the request",
+                "the connection was closed at once",
+            ))),
+            sent => sent,
+        }
+    }
+
+    /// An idle connection. Those that ended meanwhile are dropped.
+    fn kept(&self) -> Option<http1::SendRequest<RequestBody>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| idle.pop()).find(|sender| !sender.is_closed())
+    }
+
+    async fn send_on(
+        &self,
+        mut sender: http1::SendRequest<RequestBody>,
+        request: Request,
+    ) -> Result<http::Response<Incoming>, SendError> {
+        if sender.ready().await.is_err() {
+            return Err(SendError::NotSent(request));
+        }
+        match sender.try_send_request(*request).await {
+            Ok(response) => {
+                self.give_back(sender);
+                Ok(response)
             }
+            Err(mut error) => Err(match error.take_message() {
+                Some(back) => SendError::NotSent(Box::new(back)),
+                None => SendError::Failed(ProxyError::transport(
+                    "sending the request",
+                    error.into_error(),
+                )),
+            }),
         }
     }
 
@@ -262,5 +302,119 @@ impl H1 {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hyper::service::service_fn;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::http::Response;
+    use crate::io::TcpCounts;
+    use crate::metrics::{Labels, Registry};
+
+    async fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn connect(address: SocketAddr) -> Connect {
+        let counts = TcpCounts::new(&Registry::default(), &Labels::new());
+        Connect::new(move || {
+            let counts = counts.clone();
+            async move { Ok(Io::plain(TcpStream::connect(address).await?, counts)) }
+        })
+    }
+
+    fn request() -> Request {
+        let request = http::Request::get("http://app/").body(RequestBody::empty());
+        Box::new(request.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_closed_at_once_is_not_made_again() {
+        let (listener, address) = listen().await;
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            loop {
+                drop(listener.accept().await.unwrap());
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let pool = H1::new(connect(address));
+        for requests in 1..=20 {
+            let sent = pool.send(request());
+            let sent = tokio::time::timeout(Duration::from_secs(10), sent).await;
+            assert!(matches!(sent, Ok(Err(SendError::Failed(_)))), "{sent:?}");
+            assert!(accepted.load(Ordering::Relaxed) <= requests);
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_do_not_wait_for_a_stream_for_good() {
+        let (listener, address) = listen().await;
+        let called = Arc::new(Notify::new());
+        let calls = Arc::clone(&called);
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let never = service_fn(move |_| {
+                calls.notify_one();
+                std::future::pending::<Result<Response, Infallible>>()
+            });
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(1)
+                .serve_connection(TokioIo::new(stream), never)
+                .await
+        });
+        let backoff = Backoff {
+            min: Duration::from_millis(1),
+            max: Duration::from_millis(1),
+            jitter: 0.0,
+        };
+        let connection = H2::start(
+            connect(address),
+            backoff,
+            None,
+            "app".into(),
+            Arc::default(),
+        );
+        let connection = Arc::new(connection);
+        while !connection.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let limit = Duration::from_millis(100);
+        let send = || {
+            let connection = Arc::clone(&connection);
+            tokio::spawn(async move { connection.send_within(limit, request()).await })
+        };
+        let first = send();
+        called.notified().await;
+        // The next one holds the place of the stream to come, all others wait behind it.
+        let waiting = [send(), send(), send()];
+        let mut shed = 0;
+        for sent in waiting {
+            let sent = tokio::time::timeout(10 * limit, sent).await;
+            if let Ok(sent) = sent {
+                let sent = sent.unwrap();
+                assert!(
+                    matches!(sent, Err(SendError::Failed(ProxyError::LoadShed(_)))),
+                    "{sent:?}"
+                );
+                shed += 1;
+            }
+        }
+        assert!(shed >= 2);
+        assert!(
+            !first.is_finished(),
+            "an answer may take as long as it likes"
+        );
     }
 }

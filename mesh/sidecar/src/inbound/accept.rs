@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::Shared;
 use crate::http::server::HttpVersion;
@@ -44,6 +45,9 @@ impl std::fmt::Debug for Acceptor {
     }
 }
 
+/// A connection whose header was read, who is calling, and which HTTP follows (`None`: bytes).
+pub(super) type Accepted = (TlsStream<TcpStream>, Peer, Option<HttpVersion>);
+
 /// Why a connection is refused: the metric's label, and the log's words.
 struct Refused(&'static str, String);
 
@@ -56,12 +60,8 @@ impl Acceptor {
         }
     }
 
-    /// The connection behind the header, who is calling, and which HTTP follows (`None`: bytes).
-    pub(super) async fn accept(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-    ) -> Option<(Io, Peer, Option<HttpVersion>)> {
+    /// Reads up to the end of the header.
+    pub(super) async fn accept(&self, stream: TcpStream, address: SocketAddr) -> Option<Accepted> {
         let accepted = tokio::time::timeout(HANDSHAKE, self.handshake(stream, address));
         match accepted.await {
             Ok(Ok(accepted)) => Some(accepted),
@@ -89,11 +89,47 @@ impl Acceptor {
         tracing::warn!(client = %address, reason, why, "Connection refused");
     }
 
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-    ) -> Result<(Io, Peer, Option<HttpVersion>), Refused> {
+    /// Counts a connection with a header. Its port is only named if it is `followed`: a peer may ask for any, and each
+    /// that is named is a series.
+    pub(super) fn count(&self, peer: &Peer, version: Option<HttpVersion>, followed: bool) {
+        let name = match version {
+            Some(HttpVersion::Http2) => "HTTP/2",
+            Some(HttpVersion::Http1) => "HTTP/1",
+            None => "none",
+        };
+        let labels = Labels::new().with("session_protocol", name);
+        let labels = if followed {
+            labels.with("target_port", peer.port)
+        } else {
+            labels.with("target_port", "other")
+        };
+        let labels = labels
+            .with("target_name", "")
+            .with("client_id", &peer.identity);
+        self.registry
+            .counter(
+                "inbound_tcp_transport_header_connections_total",
+                "Connections with a transport header.",
+                &labels,
+            )
+            .increment();
+    }
+
+    /// The bytes of a connection to a port that is followed, counted.
+    pub(super) fn counted(&self, tls: TlsStream<TcpStream>, peer: &Peer) -> Io {
+        let labels = Labels::new()
+            .with("direction", "inbound")
+            .with("peer", "src")
+            .with("tls", "true")
+            .with("client_id", &peer.identity)
+            .with("target_port", peer.port);
+        Io::tls(
+            tokio_rustls::TlsStream::from(tls),
+            TcpCounts::new(&self.registry, &labels),
+        )
+    }
+
+    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Result<Accepted, Refused> {
         let mut first = [0];
         match stream.peek(&mut first).await {
             Ok(1) if first == [TLS_HANDSHAKE] => {}
@@ -138,42 +174,17 @@ impl Acceptor {
                 format!("port {port} is the sidecar's own"),
             ));
         }
-        let (version, name) = match header.protocol() {
-            Some(Kind::Http2(_)) => (Some(HttpVersion::Http2), "HTTP/2"),
-            Some(Kind::Http1(_)) => (Some(HttpVersion::Http1), "HTTP/1"),
-            None => (None, "none"),
+        let version = match header.protocol() {
+            Some(Kind::Http2(_)) => Some(HttpVersion::Http2),
+            Some(Kind::Http1(_)) => Some(HttpVersion::Http1),
+            None => None,
         };
-        let labels = Labels::new()
-            .with("session_protocol", name)
-            .with("target_port", port)
-            .with("target_name", "")
-            .with("client_id", &identity);
-        self.registry
-            .counter(
-                "inbound_tcp_transport_header_connections_total",
-                "Connections with a transport header.",
-                &labels,
-            )
-            .increment();
-        let labels = Labels::new()
-            .with("direction", "inbound")
-            .with("peer", "src")
-            .with("tls", "true")
-            .with("client_id", &identity)
-            .with("target_port", port);
-        let io = Io::tls(
-            tokio_rustls::TlsStream::from(tls),
-            TcpCounts::new(&self.registry, &labels),
-        );
-        Ok((
-            io,
-            Peer {
-                address,
-                identity,
-                port,
-            },
-            version,
-        ))
+        let peer = Peer {
+            address,
+            identity,
+            port,
+        };
+        Ok((tls, peer, version))
     }
 }
 

@@ -24,7 +24,7 @@ const CONNECT_BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(1),
     jitter: 0.1,
 };
-/// How long requests wait for the app.
+/// How long requests wait for the app: for a connection to it, and for a stream there.
 const FAIL_FAST: Duration = Duration::from_secs(1);
 
 /// The app on one of its ports.
@@ -83,13 +83,13 @@ impl App {
         let mut limit = None;
         loop {
             let changed = self.changed.notified();
-            match connection.send(request).await {
+            match connection.send_within(FAIL_FAST, request).await {
                 Ok(response) => return Ok(ResponseBody::incoming(response)),
                 Err(SendError::Failed(error)) => return Err(error),
                 Err(SendError::NotSent(back)) => request = back,
             }
             let limit = *limit.get_or_insert_with(|| Instant::now() + FAIL_FAST);
-            if connection.is_ready() {
+            if connection.is_ready() && Instant::now() < limit {
                 tokio::task::yield_now().await;
             } else if tokio::time::timeout_at(limit, changed).await.is_err() {
                 return Err(ProxyError::FailFast(

@@ -13,7 +13,7 @@ use crate::http::{Request, Response, Serve};
 use crate::metrics::responses::{HttpMetrics, Statuses, Style};
 use crate::metrics::{Counter, Labels};
 use crate::policy::authz::Authorization;
-use crate::policy::inbound::{Protocol, Route, ServerPolicy};
+use crate::policy::inbound::{Route, ServerPolicy};
 use crate::policy::matching;
 
 /// Makes [`Authorize`].
@@ -77,12 +77,10 @@ impl<S: Serve> Serve for Authorize<S> {
         let result = match self.admit(&policy, &decision, since) {
             Err(error) => Err(error),
             Ok(()) => {
-                let filtered = match &policy.protocol {
-                    Protocol::Http(routes) => {
-                        filter(&routes[route_index], rule_index, &mut request)
-                    }
-                    Protocol::Opaque | Protocol::Invalid(_) => Ok(()),
-                };
+                let filtered = policy
+                    .protocol
+                    .routes()
+                    .and_then(|routes| filter(&routes[route_index], rule_index, &mut request));
                 match filtered {
                     Ok(()) => self.inner.call(request).await,
                     Err(error) => Err(error),
@@ -128,11 +126,7 @@ impl<S> Authorize<S> {
             policy,
             routes: decisions,
         } = &mut *decided;
-        let routes = match &policy.protocol {
-            Protocol::Http(routes) => routes,
-            Protocol::Opaque => return Err(ProxyError::InvalidPolicy("the port is opaque".into())),
-            Protocol::Invalid(why) => return Err(ProxyError::InvalidPolicy(Arc::clone(why))),
-        };
+        let routes = policy.protocol.routes()?;
         let (route, rule) = matching::find(routes, request).ok_or(ProxyError::NoRoute)?;
         if decisions.is_empty() {
             decisions.resize_with(routes.len(), || None);

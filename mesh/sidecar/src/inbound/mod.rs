@@ -20,8 +20,8 @@ use tower::ServiceBuilder;
 
 use crate::control::Control;
 use crate::front::{Respond, RespondLayer, Shed, ShedLayer};
-use crate::http::RequestBody;
 use crate::http::server::{self, HttpVersion, Violations};
+use crate::http::{RequestBody, orig_proto};
 use crate::identity::Identity;
 use crate::io::Io;
 use crate::metrics::Registry;
@@ -87,10 +87,12 @@ impl Inbound {
             accepted = self.acceptor.accept(stream, address) => accepted,
             () = drain.cancelled() => return,
         };
-        let Some((io, peer, protocol)) = accepted else {
+        let Some((tls, peer, protocol)) = accepted else {
             return;
         };
-        let Some(port) = self.port(peer.port) else {
+        let port = self.port(peer.port);
+        self.acceptor.count(&peer, protocol, port.is_some());
+        let Some(port) = port else {
             self.acceptor.refuse(
                 address,
                 "too_many_ports",
@@ -98,9 +100,14 @@ impl Inbound {
             );
             return;
         };
+        let io = self.acceptor.counted(tls, &peer);
+        tokio::select! {
+            () = port.settled() => {}
+            () = drain.cancelled() => return,
+        }
         match protocol {
             Some(version) => self.http(io, port, peer, version, drain).await,
-            None => self.bytes(io, &port, &peer, drain).await,
+            None => self.bytes(io, &port, &peer).await,
         }
     }
 
@@ -113,8 +120,13 @@ impl Inbound {
         drain: CancellationToken,
     ) {
         let stack = Arc::new(self.stack(port, peer));
-        let respond = move |request: http::Request<Incoming>| {
+        let respond = move |mut request: http::Request<Incoming>| {
             let stack: Arc<Stack> = Arc::clone(&stack);
+            // Before anything is decided or added: a peer that names a header in `Connection` has it removed here, and
+            // not what the sidecar says in a header of that name. HTTP/2 has no such headers.
+            if version == HttpVersion::Http1 {
+                orig_proto::strip_connection_headers(request.headers_mut());
+            }
             // Only peers of the mesh get here: all are told why.
             async move {
                 stack
@@ -147,25 +159,35 @@ impl Inbound {
             .service(app)
     }
 
-    /// Forwards bytes, where neither side speaks HTTP.
-    async fn bytes(&self, mut io: Io, port: &Port, peer: &Peer, drain: CancellationToken) {
-        if !port.admits_bytes(peer) {
-            self.acceptor.refuse(
-                peer.address,
-                "unauthorized",
-                "no authorization admits this peer",
-            );
-            return;
-        }
+    /// Forwards bytes, where neither side speaks HTTP. When the sidecar drains they go on until one of the two is done
+    /// or the time is over: nothing in them says where they may be cut.
+    async fn bytes(&self, mut io: Io, port: &Port, peer: &Peer) {
+        let mut policy = port.follow();
+        // The first look is at the policy that applies now, each one after it at a change.
+        policy.mark_changed();
+        let refused = async {
+            while policy.changed().await.is_ok() {
+                let refused = policy
+                    .borrow_and_update()
+                    .refuses_bytes(peer.address.ip(), &peer.identity);
+                if let Some(refused) = refused {
+                    return refused;
+                }
+            }
+            // The policy changes no more: the sidecar is about to end.
+            std::future::pending().await
+        };
         let copied = async {
             let mut app = port.app.connect_bytes().await?;
             tokio::io::copy_bidirectional(&mut io, &mut app).await
         };
         tokio::select! {
+            // Before the app is connected to, let alone sent anything.
+            biased;
+            (reason, why) = refused => self.acceptor.refuse(peer.address, reason, why),
             copied = copied => if let Err(error) = copied {
                 tracing::debug!(%error, port = peer.port, "a connection of bytes ended in an error");
             },
-            () = drain.cancelled() => {}
         }
     }
 

@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Shared;
-use super::accept::Peer;
 use super::app::App;
+use crate::control::FIRST_ANSWER;
 use crate::metrics::Registry;
 use crate::policy::inbound::ServerPolicy;
 
@@ -19,6 +20,8 @@ pub(crate) struct Port {
     pub(super) app: Arc<App>,
     /// Metrics.
     pub(super) registry: Registry,
+    /// When the control plane was first asked for the policy, as far as this thread knows.
+    asked: Instant,
     updates: Mutex<watch::Receiver<Arc<ServerPolicy>>>,
 }
 
@@ -32,6 +35,7 @@ impl Port {
             number,
             app: Arc::new(App::new(shared, number)),
             registry: shared.registry.clone(),
+            asked: Instant::now(),
             updates: Mutex::new(updates),
         }
     }
@@ -49,12 +53,20 @@ impl Port {
         Arc::clone(&updates.borrow())
     }
 
-    /// Whether a peer may send bytes: the server's own authorizations decide, as there are no routes.
-    pub(super) fn admits_bytes(&self, peer: &Peer) -> bool {
-        let policy = self.policy();
-        policy
-            .authorizations
-            .iter()
-            .any(|authz| authz.admits(peer.address.ip(), Some(&peer.identity)))
+    /// Waits for the control plane's first answer, if it was only just asked. To deny what it is about to allow would
+    /// fail the first requests of each start.
+    pub(super) async fn settled(&self) {
+        let mut updates = self.follow();
+        let first = updates.wait_for(|policy| policy.answered);
+        // Whether or not it came: from now on that applies which applies.
+        let _ = tokio::time::timeout_at(self.asked + FIRST_ANSWER, first).await;
+    }
+
+    /// Follows the policy apart from others: each change of it is seen, from now on.
+    pub(super) fn follow(&self) -> watch::Receiver<Arc<ServerPolicy>> {
+        self.updates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

@@ -202,31 +202,47 @@ impl Registry {
         series.handle.clone()
     }
 
-    /// All series in Prometheus's text format.
-    pub fn render(&self) -> String {
+    /// Drops series whose last handle is gone for long enough. To be called from time to time, whether or not somebody
+    /// scrapes.
+    pub fn prune(&self) {
         let now = Instant::now();
-        let mut out = String::new();
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, family) in families.iter_mut() {
+        families.retain(|_, family| {
             family.series.retain(|_, series| {
                 if series.handle.is_held() {
                     series.unused_since = None;
+                    return true;
                 }
                 let since = *series.unused_since.get_or_insert(now);
-                series.handle.is_held() || now.duration_since(since) < RETAIN
+                now.duration_since(since) < RETAIN
             });
-            if family.series.is_empty() {
-                continue;
-            }
+            !family.series.is_empty()
+        });
+    }
+
+    /// All series in Prometheus's text format.
+    pub fn render(&self) -> String {
+        // The text is written without the lock: threads of the data path wait for it.
+        let families: Vec<_> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(name, family)| {
+                let series = family.series.iter();
+                let series: Vec<_> = series
+                    .map(|(labels, series)| (labels.clone(), series.handle.clone()))
+                    .collect();
+                (*name, family.help, family.kind, series)
+            })
+            .collect();
+        let mut out = String::new();
+        for (name, help, kind, series) in &families {
             // Writing to a String cannot fail.
-            let _ = writeln!(
-                out,
-                "# HELP {name} {}\n# TYPE {name} {}",
-                family.help, family.kind
-            );
-            for (labels, series) in &family.series {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, handle) in series {
                 let labels = labels.as_str();
-                match &series.handle {
+                match handle {
                     Handle::Counter(counter) => {
                         let _ = writeln!(out, "{name}{{{labels}}} {}", counter.get());
                     }
@@ -277,8 +293,10 @@ mod tests {
         );
 
         drop(counter);
+        registry.prune();
         assert!(registry.render().contains("request_total"));
         tokio::time::advance(RETAIN).await;
+        registry.prune();
         assert!(!registry.render().contains("request_total"));
         assert!(registry.render().contains("latency_ms"));
     }

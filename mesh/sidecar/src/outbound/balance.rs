@@ -57,6 +57,9 @@ pub(crate) struct Balancer {
 #[derive(Debug)]
 struct State {
     updates: watch::Receiver<Arc<Endpoints>>,
+    /// The endpoints were never looked at. Said apart from `updates`, which says nothing any more once its sender is
+    /// gone: at once, for endpoints that never change.
+    new: bool,
     endpoints: Vec<(SocketAddr, Arc<Endpoint>)>,
     unavailable_since: Option<Instant>,
     counted: [i64; 2],
@@ -89,19 +92,18 @@ impl Balancer {
             )
         };
         let gauges = [gauge("ready"), gauge("pending")];
-        let mut own = updates.clone();
-        own.mark_changed();
         Arc::new(Self {
             key,
             shared: Arc::clone(shared),
             authority: Arc::clone(authority),
-            updates,
             state: Mutex::new(State {
-                updates: own,
+                updates: updates.clone(),
+                new: true,
                 endpoints: Vec::new(),
                 unavailable_since: None,
                 counted: [0; 2],
             }),
+            updates,
             changed: Arc::new(Notify::new()),
             waiting: AtomicUsize::new(0),
             gauges,
@@ -110,7 +112,7 @@ impl Balancer {
 
     fn pick(&self, now: Instant) -> Pick {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.updates.has_changed().unwrap_or(false) {
+        if std::mem::take(&mut state.new) || state.updates.has_changed().unwrap_or(false) {
             self.update(&mut state);
         }
         let mut next: Option<Instant> = None;
@@ -274,6 +276,7 @@ impl Drop for Balancer {
 
 impl Serve for Balancer {
     async fn call(&self, mut request: Request) -> Result<Response, ProxyError> {
+        let mut limit = None;
         loop {
             match self.pick(Instant::now()) {
                 Pick::Endpoint(endpoint, probe) => match endpoint.send(request, probe).await {
@@ -282,6 +285,11 @@ impl Serve for Balancer {
                     // Its connection ended between the pick and the send: another takes the request.
                     Err(SendError::NotSent(back)) => {
                         request = back;
+                        // Not for ever: connections may come and go as fast as they are picked.
+                        let now = Instant::now();
+                        if now >= *limit.get_or_insert(now + self.key.failfast) {
+                            return Err(ProxyError::FailFast(Arc::clone(&self.authority)));
+                        }
                         tokio::task::yield_now().await;
                     }
                 },

@@ -105,8 +105,13 @@ impl Breaker {
         }
         let mut state = self.lock();
         match (state.phase, failed) {
-            // The probe says nothing: the next request is one again.
-            (Phase::Probing, None) if probe => state.phase = Phase::Open(now),
+            // The probe says nothing, or that the endpoint was too slow for it: another one after the same pause.
+            // Without the pause each request in turn would be sacrificed to an endpoint that hangs.
+            (Phase::Probing, None) if probe => {
+                let before = state.openings.saturating_sub(1);
+                let pause = self.accrual.backoff.delay(before, random);
+                state.phase = Phase::Open(now + pause);
+            }
             (Phase::Probing, Some(true)) if probe => self.open(&mut state, now, random),
             (Phase::Probing, Some(false)) if probe => {
                 *state = State {
@@ -265,13 +270,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_nobody_waited_for_is_followed_by_another() {
+    async fn a_probe_that_nobody_waited_for_is_followed_by_another_after_the_same_pause() {
         let breaker = Breaker::new(accrual(1));
-        let now = Instant::now() + SECOND;
-        breaker.record(Some(true), false, now - SECOND, 0.0);
-        assert!(breaker.take_probe(now));
-        breaker.record(None, true, now, 0.0);
-        assert_eq!(breaker.check(now), Admit::Probe);
+        let mut now = Instant::now();
+        breaker.record(Some(true), false, now, 0.0);
+        for _ in 0..3 {
+            now += SECOND;
+            assert!(breaker.take_probe(now));
+            breaker.record(None, true, now, 0.0);
+            assert_eq!(breaker.check(now), Admit::No(Some(now + SECOND)));
+        }
+        assert_eq!(breaker.check(now + SECOND), Admit::Probe);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The policy of one port of the app: its protocol, routes, authorizations and rate limit.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use linkerd2_proxy_api::inbound as proto;
@@ -12,6 +13,7 @@ use super::matching::{self, HostMatch, Matchable, RequestMatch};
 use super::meta::Meta;
 use super::rate_limit::RateLimit;
 use crate::config::DefaultPolicy;
+use crate::error::ProxyError;
 
 /// The policy of one port.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct ServerPolicy {
     pub(crate) authorizations: Vec<Authorization>,
     /// Its local rate limit.
     pub(crate) rate_limit: Option<RateLimit>,
+    /// The control plane said it. If not, it is the default until it does.
+    pub(crate) answered: bool,
 }
 
 /// What the app speaks on a port.
@@ -31,7 +35,9 @@ pub(crate) struct ServerPolicy {
 pub(crate) enum Protocol {
     /// HTTP of any version, with these routes.
     Http(Vec<Route>),
-    /// Bytes.
+    /// HTTP with these routes, or else bytes: the first of them say which. This sidecar takes HTTP alone there.
+    Detect(Vec<Route>),
+    /// Bytes, of TLS that the app ends itself too.
     Opaque,
     /// The policy could not be understood.
     Invalid(Arc<str>),
@@ -57,6 +63,17 @@ pub(crate) struct Rule {
     matches: Vec<RequestMatch>,
     /// What it does to a request.
     pub(crate) filters: Vec<Filter>,
+}
+
+impl Protocol {
+    /// The routes of HTTP requests.
+    pub(crate) fn routes(&self) -> Result<&[Route], ProxyError> {
+        match self {
+            Self::Http(routes) | Self::Detect(routes) => Ok(routes),
+            Self::Opaque => Err(ProxyError::InvalidPolicy("the port is opaque".into())),
+            Self::Invalid(why) => Err(ProxyError::InvalidPolicy(Arc::clone(why))),
+        }
+    }
 }
 
 impl Matchable for Route {
@@ -85,10 +102,38 @@ impl ServerPolicy {
         };
         Self {
             meta: Meta::named("", "default", "", name),
-            protocol: Protocol::Http(vec![Route::of_default()]),
+            protocol: Protocol::Detect(vec![Route::of_default()]),
             authorizations,
             rate_limit: None,
+            answered: false,
         }
+    }
+
+    /// Why this client may not send bytes, as a metric's label and in the log's words. The server's own authorizations
+    /// decide, as there are no routes: where there are, bytes would pass them by.
+    pub(crate) fn refuses_bytes(
+        &self,
+        ip: IpAddr,
+        identity: &str,
+    ) -> Option<(&'static str, &'static str)> {
+        match &self.protocol {
+            Protocol::Opaque => {}
+            Protocol::Http(_) => return Some(("not_opaque", "bytes to a port that speaks HTTP")),
+            Protocol::Detect(_) => {
+                return Some((
+                    "not_detected",
+                    "bytes to a port whose protocol is to be detected, which this sidecar does not do",
+                ));
+            }
+            Protocol::Invalid(_) => {
+                return Some(("invalid_policy", "the port's policy is invalid"));
+            }
+        }
+        let admitted = self
+            .authorizations
+            .iter()
+            .any(|authz| authz.admits(ip, Some(identity)));
+        (!admitted).then_some(("unauthorized", "no authorization admits this peer"))
     }
 
     /// A policy that fails every request: the control plane's could not be understood.
@@ -98,6 +143,7 @@ impl ServerPolicy {
             protocol: Protocol::Invalid(why.to_string().into()),
             authorizations: Vec::new(),
             rate_limit: None,
+            answered: true,
         }
     }
 
@@ -112,7 +158,7 @@ impl ServerPolicy {
         let protocol = match protocol {
             Kind::Detect(detect) => {
                 limit = detect.http_local_rate_limit;
-                Protocol::Http(http_routes(detect.http_routes)?)
+                Protocol::Detect(http_routes(detect.http_routes)?)
             }
             Kind::Http1(http) => {
                 limit = http.local_rate_limit;
@@ -130,6 +176,7 @@ impl ServerPolicy {
             protocol,
             authorizations: authorizations(server.authorizations)?,
             rate_limit: RateLimit::from_proto(limit)?,
+            answered: true,
         })
     }
 }

@@ -55,11 +55,24 @@ pub fn backend(path: &str) -> outbound::Backend {
     }
 }
 
+/// A backend that is this one endpoint.
+pub fn forward(endpoint: WeightedAddr) -> outbound::Backend {
+    outbound::Backend {
+        kind: Some(outbound::backend::Kind::Forward(endpoint)),
+        ..backend("forward")
+    }
+}
+
 /// A rule for every RPC of `service` (empty: of any) to `path`.
 pub fn grpc_rule(service: &str, path: &str) -> outbound::grpc_route::Rule {
+    grpc_rule_to(service, backend(path))
+}
+
+/// A rule for every RPC of `service` (empty: of any) to `backend`.
+pub fn grpc_rule_to(service: &str, backend: outbound::Backend) -> outbound::grpc_route::Rule {
     use outbound::grpc_route::{Distribution, RouteBackend, Rule, distribution};
     let backend = RouteBackend {
-        backend: Some(backend(path)),
+        backend: Some(backend),
         ..Default::default()
     };
     Rule {
@@ -285,6 +298,22 @@ pub fn http_server(
         }),
         authorizations,
     )
+}
+
+/// A server of bytes.
+pub fn opaque_server(authorizations: Vec<inbound::Authz>) -> inbound::Server {
+    use inbound::proxy_protocol::{Kind, Opaque};
+    server(Kind::Opaque(Opaque {}), authorizations)
+}
+
+/// A server whose protocol is to be detected.
+pub fn detect_server(authorizations: Vec<inbound::Authz>) -> inbound::Server {
+    use inbound::proxy_protocol::{Detect, Kind};
+    let detect = Detect {
+        timeout: time(Duration::from_secs(10)),
+        ..Default::default()
+    };
+    server(Kind::Detect(detect), authorizations)
 }
 
 /// A gRPC route of a server, for one RPC, with authorizations of its own.

@@ -15,7 +15,11 @@ use tonic::Code;
 use crate::harness::{Mesh, ORDERS, Pod, UNARY, eventually, metric};
 
 /// A client of TLS that trusts the mesh and has this certificate and key.
-fn tls(anchors: &str, certificate: Option<(Vec<u8>, Vec<u8>)>, alpn: &[&[u8]]) -> TlsConnector {
+pub(crate) fn tls(
+    anchors: &str,
+    certificate: Option<(Vec<u8>, Vec<u8>)>,
+    alpn: &[&[u8]],
+) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     for anchor in CertificateDer::pem_slice_iter(anchors.as_bytes()) {
         roots.add(anchor.unwrap()).unwrap();
@@ -38,7 +42,7 @@ fn tls(anchors: &str, certificate: Option<(Vec<u8>, Vec<u8>)>, alpn: &[&[u8]]) -
     TlsConnector::from(Arc::new(config))
 }
 
-const TRANSPORT: &[u8] = b"transport.l5d.io/v1";
+pub(crate) const TRANSPORT: &[u8] = b"transport.l5d.io/v1";
 
 /// Connects to the sidecar of orders, and reads until it hangs up.
 async fn is_refused(mesh: &Mesh, connector: TlsConnector) {

@@ -7,6 +7,8 @@ mod harness;
 mod hostile;
 mod identity;
 mod outages;
+mod peers;
 mod policies;
 mod process;
 mod rest;
+mod start;

@@ -412,3 +412,16 @@ async fn the_rate_limit_refuses_with_resource_exhausted() {
     }
     panic!("never refused");
 }
+
+#[tokio::test]
+async fn a_backend_may_be_one_endpoint_that_discovery_does_not_know() {
+    let mesh = Mesh::start().await;
+    let backend = policies::forward(mesh.orders.endpoint("orders"));
+    mesh.control.set_policy(
+        "forward:1",
+        policies::grpc(vec![policies::grpc_rule_to("", backend)], None),
+    );
+    let client = mesh.gateway.client("forward:1");
+    let response = client.unary(UNARY, b"forward").await.unwrap();
+    assert_eq!(response.get_ref(), "forward");
+}
