@@ -51,9 +51,15 @@ async fn ask(stream: &mut TlsStream<TcpStream>, headers: &str) -> String {
     let request = format!("GET /x HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
     // It may be hung up on before all is sent.
     let _ = stream.write_all(request.as_bytes()).await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&rest(stream).await).into_owned()
+}
+
+/// What comes until it is hung up on, or for some seconds.
+async fn rest(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
+    let mut rest = Vec::new();
+    let read = stream.read_to_end(&mut rest);
+    let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
+    rest
 }
 
 /// A connection of bytes to the app of orders, which becomes a port of bytes for it. It has passed some.
@@ -125,8 +131,7 @@ async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
         .set_server("orders", port, policies::opaque_server(gateway));
     mesh.control
         .set_server("orders", port, policies::grpc_server(Vec::new(), all()));
-    let mut rest = Vec::new();
-    let _ = open.read_to_end(&mut rest).await;
+    rest(&mut open).await;
     eventually("it is counted", || refused(&mesh, "not_opaque") > before).await;
 }
 
