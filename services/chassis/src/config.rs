@@ -109,7 +109,7 @@ impl Default for ServerConfig {
 /// The way to other services.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct MeshConfig {
-    /// Reach every other service through the sidecar that listens here; their addresses are then names of the mesh, such as http://orders.sagamesh.svc.cluster.local:50051. Without it they are dialled directly.
+    /// Reach every other service through the sidecar that listens here; their addresses are then names of the mesh, such as `orders.sagamesh.svc.cluster.local:50051`. Without it they are dialled directly.
     #[arg(long, env = "SAGAMESH_MESH_OUTBOUND", value_name = "ADDRESS")]
     pub mesh_outbound: Option<SocketAddr>,
 }
