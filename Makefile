@@ -61,6 +61,7 @@ tools: ## Say which tools are here and how to get the others
 	have cargo "cargo --version" "https://rustup.rs"; \
 	have npx "npx --version" "Node.js, for buf (make verify)"; \
 	have initdb "initdb --version" "PostgreSQL's server, for its tests (Debian: apt-get install postgresql; also looked for in /usr/lib/postgresql)"; \
+	have python3 "python3 --version" "Python 3 with py-consul, for the test of Consul's client (SAGAMESH_PYTHON names it)"; \
 	have nft "nft --version" "nftables and iproute2, for --sidecar linkerd and its test (Debian: apt-get install nftables iproute2)"; \
 	have cargo-deny "cargo deny --version" "cargo install cargo-deny, for licences (make verify)"; \
 	have curl "curl --version" "to try the REST API"; \
