@@ -21,10 +21,10 @@ use crate::output::{self, short};
 use crate::system::System;
 use crate::timeline;
 
-/// What there is at first: SKU, quantity, price in cents.
+/// What there is at first: SKU, quantity, price in cents. Mice are for as many orders as fit into the longest wait for certificates.
 const STOCK: [(&str, u64, i64); 3] = [
     ("keyboard", 100, 8_900),
-    ("mouse", 100, 4_500),
+    ("mouse", 1_000, 4_500),
     ("monitor", 3, 32_900),
 ];
 /// The longest that one order may take.
