@@ -26,6 +26,8 @@ const MESSAGE: [u8; 105] = {
 pub(crate) struct Load {
     /// As the table says it.
     pub(crate) name: &'static str,
+    /// What is called.
+    pub(crate) destination: &'static str,
     /// Calls at one time on each connection.
     pub(crate) streams: usize,
     /// Connections.
@@ -52,12 +54,11 @@ impl Load {
     pub(crate) async fn run(
         &self,
         address: SocketAddr,
-        authority: &str,
         warm_up: Duration,
         time: Duration,
     ) -> anyhow::Result<Measured> {
         if !warm_up.is_zero() {
-            Box::pin(self.run(address, authority, Duration::ZERO, warm_up)).await?;
+            Box::pin(self.run(address, Duration::ZERO, warm_up)).await?;
         }
         let times = Arc::new(Mutex::new(Vec::new()));
         let start = Instant::now();
@@ -67,12 +68,12 @@ impl Load {
             let sender = connect(address).await?;
             for _ in 0..self.streams {
                 let (sender, times, authority) =
-                    (sender.clone(), Arc::clone(&times), authority.to_owned());
+                    (sender.clone(), Arc::clone(&times), self.destination);
                 let in_flight = self.bidi;
                 loops.push(tokio::spawn(async move {
                     let own = match in_flight {
-                        None => unary(sender, &authority, until).await,
-                        Some(in_flight) => stream(sender, &authority, until, in_flight).await,
+                        None => unary(sender, authority, until).await,
+                        Some(in_flight) => stream(sender, authority, until, in_flight).await,
                     }?;
                     times
                         .lock()

@@ -7,20 +7,36 @@ mod app;
 mod load;
 mod processes;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use load::{Load, Measured};
-use mesh_sidecar::testing::{ControlPlane, identity_of, policies};
-use processes::{Sidecars, free_port};
+use mesh_sidecar::testing::{ControlPlane, identity_of, linkerd, policies};
+use processes::Sidecars;
 
 const DESTINATION: &str = "app.sagamesh.svc.cluster.local:50051";
+/// The same app, with timeouts, a breaker and retries: their price.
+const WITH_ALL: &str = "all.sagamesh.svc.cluster.local:50051";
 const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Names Linkerd's proxy.
+const LINKERD: &str = "LINKERD2_PROXY";
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
+    if std::env::var_os(LINKERD).is_some() && !linkerd::is_inside() {
+        // All of it, so that what is compared goes over the same network.
+        let status = linkerd::in_namespace(&std::env::current_exe()?)
+            .args(args)
+            .status()?;
+        anyhow::ensure!(
+            status.success(),
+            "the bench in a network of its own: {status}"
+        );
+        return Ok(());
+    }
     match args.next().as_deref() {
         Some("app") => {
             let address = args.next().context("app ADDRESS")?.parse()?;
@@ -42,13 +58,28 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 async fn run(time: Duration) -> anyhow::Result<()> {
     let here = std::env::current_exe()?;
     let control = ControlPlane::start().await?;
-    let pods: [std::net::IpAddr; 2] = ["127.0.91.1".parse()?, "127.0.91.2".parse()?];
-    let app = SocketAddr::new(pods[1], free_port(pods[1])?);
+    let pods: [IpAddr; 2] = if linkerd::is_inside() {
+        ["10.99.0.1".parse()?, "10.99.0.2".parse()?]
+    } else {
+        ["127.0.91.1".parse()?, "127.0.91.2".parse()?]
+    };
+    let app = SocketAddr::new(pods[1], linkerd::free_port(pods[1])?);
     let app_process = processes::App::start(&here, app).await?;
     control.set_policy(
         DESTINATION,
         policies::grpc(vec![policies::grpc_rule("", DESTINATION)], None),
     );
+    let all = linkerd2_proxy_api::outbound::grpc_route::Rule {
+        timeouts: policies::timeouts(
+            Some(Duration::from_secs(10)),
+            Some(Duration::from_secs(10)),
+            None,
+        ),
+        retry: policies::retry(2, Some(Duration::from_secs(5))),
+        ..policies::grpc_rule("", DESTINATION)
+    };
+    let accrual = policies::accrual(7, Duration::from_secs(1));
+    control.set_policy(WITH_ALL, policies::grpc(vec![all], accrual));
     control.set_server(
         "app",
         app.port(),
@@ -58,7 +89,7 @@ async fn run(time: Duration) -> anyhow::Result<()> {
     println!("directly");
     let mut direct = Vec::new();
     for load in LOADS {
-        let measured = load.run(app, DESTINATION, WARM_UP, time).await?;
+        let measured = load.run(app, WARM_UP, time).await?;
         println!("  {}", row(load, &measured, None));
         direct.push(measured);
     }
@@ -66,8 +97,8 @@ async fn run(time: Duration) -> anyhow::Result<()> {
     let sidecar = std::env::var_os("SAGAMESH_SIDECAR")
         .map_or_else(|| here.with_file_name("sidecar"), PathBuf::from);
     let figures = through("sidecar", &sidecar, &control, pods, app, time).await?;
-    if let Some(linkerd) = std::env::var_os("LINKERD2_PROXY").map(PathBuf::from) {
-        through("linkerd2-proxy", &linkerd, &control, pods, app, time).await?;
+    if let Some(proxy) = std::env::var_os(LINKERD).map(PathBuf::from) {
+        through("linkerd2-proxy", &proxy, &control, pods, app, time).await?;
     }
     drop(app_process);
     let at = LOADS
@@ -91,30 +122,42 @@ async fn run(time: Duration) -> anyhow::Result<()> {
 const LOADS: &[Load] = &[
     Load {
         name: "unary 1 x 1",
+        destination: DESTINATION,
         streams: 1,
         connections: 1,
         bidi: None,
     },
     Load {
         name: "unary 16 x 1",
+        destination: DESTINATION,
+        streams: 16,
+        connections: 1,
+        bidi: None,
+    },
+    Load {
+        name: "  with retries",
+        destination: WITH_ALL,
         streams: 16,
         connections: 1,
         bidi: None,
     },
     Load {
         name: "unary 64 x 4",
+        destination: DESTINATION,
         streams: 16,
         connections: 4,
         bidi: None,
     },
     Load {
         name: "stream, 1 in flight",
+        destination: DESTINATION,
         streams: 1,
         connections: 1,
         bidi: Some(1),
     },
     Load {
         name: "stream, 64 in flight",
+        destination: DESTINATION,
         streams: 1,
         connections: 1,
         bidi: Some(64),
@@ -136,6 +179,24 @@ async fn through(
     time: Duration,
 ) -> anyhow::Result<Figures> {
     let sidecars = Sidecars::start(binary, control, pods, app.port()).await?;
+    let outbound = if linkerd::is_inside() {
+        // Another one for each pair, whose rule is the only one for it.
+        let [high, low] = sidecars.outbound.port().to_be_bytes();
+        let service = Ipv4Addr::new(10, 96, high, low);
+        linkerd::redirect(&service.to_string(), sidecars.outbound.port())?;
+        [DESTINATION, WITH_ALL].map(|destination| {
+            let port = if destination == DESTINATION {
+                50051
+            } else {
+                50052
+            };
+            let service = SocketAddr::new(service.into(), port);
+            control.set_service(service, destination);
+            service
+        })
+    } else {
+        [sidecars.outbound; 2]
+    };
     control.set_endpoints(
         DESTINATION,
         vec![policies::endpoint(
@@ -149,12 +210,10 @@ async fn through(
     let mut rows = Vec::new();
     for load in LOADS {
         // Connections are made and code is warm before the CPU time counts.
-        load.run(sidecars.outbound, DESTINATION, Duration::ZERO, WARM_UP)
-            .await?;
+        let outbound = outbound[usize::from(load.destination != DESTINATION)];
+        load.run(outbound, Duration::ZERO, WARM_UP).await?;
         let before = sidecars.cpu();
-        let measured = load
-            .run(sidecars.outbound, DESTINATION, Duration::ZERO, time)
-            .await?;
+        let measured = load.run(outbound, Duration::ZERO, time).await?;
         let after = sidecars.cpu();
         let cost =
             |at: usize| (after[at] - before[at]).as_secs_f64() * 1e6 / measured.count.max(1) as f64;

@@ -1,12 +1,12 @@
 //! The processes of a measurement, and what they cost.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesh_sidecar::testing::{ControlPlane, TOKEN, identity_of};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use mesh_sidecar::testing::linkerd::Process;
+use mesh_sidecar::testing::{ControlPlane, TOKEN};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -14,11 +14,6 @@ use tokio::process::{Child, Command};
 const TICKS: f64 = 100.0;
 /// How long a process may take to be ready.
 const START: Duration = Duration::from_secs(20);
-
-/// A port that is free now.
-pub(crate) fn free_port(ip: IpAddr) -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((ip, 0))?.local_addr()?.port())
-}
 
 /// The app's process; killed when dropped.
 pub(crate) struct App(#[expect(dead_code, reason = "held for its drop")] Child);
@@ -40,7 +35,7 @@ impl App {
 
 /// The two sidecars; killed when dropped.
 pub(crate) struct Sidecars {
-    children: [Child; 2],
+    processes: [Process; 2],
     /// Where the load goes.
     pub(crate) outbound: SocketAddr,
     /// Where the other one takes it.
@@ -56,63 +51,40 @@ impl Sidecars {
         app_port: u16,
     ) -> anyhow::Result<Self> {
         let token = tempfile_path::Token::new()?;
-        let mut children = Vec::new();
-        let mut addresses = Vec::new();
-        for (workload, pod) in ["client", "app"].into_iter().zip(pods) {
-            let [inbound, outbound, admin] = [free_port(pod)?, free_port(pod)?, free_port(pod)?]
-                .map(|port| SocketAddr::new(pod, port));
-            let control_address = control.address().to_string();
-            let mut command = Command::new(binary);
-            for (name, value) in [
-                ("DESTINATION_SVC_ADDR", control_address.clone()),
-                ("POLICY_SVC_ADDR", control_address.clone()),
-                ("IDENTITY_SVC_ADDR", control_address),
-                ("POLICY_WORKLOAD", workload.to_owned()),
-                ("IDENTITY_TOKEN_FILE", token.0.display().to_string()),
-                ("IDENTITY_TRUST_ANCHORS", control.authority().anchors()),
-                ("IDENTITY_LOCAL_NAME", identity_of(workload)),
-                ("INBOUND_LISTEN_ADDR", inbound.to_string()),
-                ("OUTBOUND_LISTEN_ADDR", outbound.to_string()),
-                ("ADMIN_LISTEN_ADDR", admin.to_string()),
-                ("INBOUND_IPS", pod.to_string()),
-                ("INBOUND_PORTS", app_port.to_string()),
-                ("INBOUND_DEFAULT_POLICY", "deny".to_owned()),
-                ("LOG", "warn".to_owned()),
-                (
-                    "CORES",
-                    std::env::var("LINKERD2_PROXY_CORES").unwrap_or_else(|_| "1".to_owned()),
-                ),
-            ] {
-                command.env(format!("LINKERD2_PROXY_{name}"), value);
-            }
-            let child = command.kill_on_drop(true).spawn();
-            children.push(child.with_context(|| format!("cannot start {}", binary.display()))?);
-            wait_for("a sidecar", || is_ready(admin)).await?;
-            addresses.push((inbound, outbound));
+        let cores = std::env::var("LINKERD2_PROXY_CORES").ok();
+        let cores = cores.map_or(Ok(1), |cores| cores.parse());
+        let cores = cores.context("LINKERD2_PROXY_CORES is no number")?;
+        let start = |workload: &str, ip| {
+            let mut config = control.config(workload, ip, &token.0);
+            config.inbound.ports = vec![app_port];
+            config.cores = cores;
+            Process::start(binary, control, config)
+        };
+        let processes = [start("client", pods[0])?, start("app", pods[1])?];
+        for process in &processes {
+            tokio::time::timeout(START, process.ready())
+                .await
+                .with_context(|| format!("a sidecar was not ready in {START:?}"))?;
         }
-        let children =
-            <[Child; 2]>::try_from(children).map_err(|_| anyhow::anyhow!("two sidecars"))?;
         Ok(Self {
-            children,
-            outbound: addresses[0].1,
-            inbound: addresses[1].0,
+            outbound: processes[0].outbound,
+            inbound: processes[1].inbound,
+            processes,
             _token: token,
         })
     }
 
     /// User and system time that each has used so far.
     pub(crate) fn cpu(&self) -> [Duration; 2] {
-        self.children
-            .each_ref()
-            .map(|child| cpu(child.id().unwrap_or_default()))
+        self.processes.each_ref().map(|process| cpu(process.pid()))
     }
 
     /// The larger one's resident memory, in MB (10^6 bytes).
     pub(crate) fn rss_mb(&self) -> f64 {
         let each = self
-            .children
+            .processes
             .each_ref()
-            .map(|child| rss_mb(child.id().unwrap_or_default()));
+            .map(|process| rss_mb(process.pid()));
         each[0].max(each[1])
     }
 }
@@ -145,19 +117,6 @@ fn rss_mb(pid: u32) -> f64 {
             .ok()
     });
     kib.unwrap_or(0.0) * 1024.0 / 1e6
-}
-
-async fn is_ready(admin: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(admin).await?;
-        stream
-            .write_all(b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.starts_with("HTTP/1.1 200"))
-    };
-    ask.await.unwrap_or(false)
 }
 
 async fn wait_for<F: Future<Output = bool>>(

@@ -27,11 +27,17 @@ pub(crate) fn upgrade(request: &mut Request) {
     .to_owned();
     if absolute {
         value.push_str("; absolute-form");
+        // The form says which host is meant, whatever the header says.
+        if let Some(host) = request.uri().authority()
+            && let Ok(host) = HeaderValue::from_str(host.as_str())
+        {
+            request.headers_mut().insert(HOST, host);
+        }
     } else if let Some(authority) = host(request.headers()) {
         *request.uri_mut() = with_authority(request.uri(), Some(authority));
     }
     strip_connection_headers(request.headers_mut());
-    request.headers_mut().remove(HOST);
+    // `Host` stays beside the authority: Linkerd's proxy does not make one on the other side.
     if let Ok(value) = HeaderValue::from_str(&value) {
         request.headers_mut().insert(ORIG_PROTO, value);
     }

@@ -66,7 +66,7 @@ impl RetryMetrics {
             overflow: counter(
                 "outbound_grpc_route_retry_overflow_total",
                 "outbound_http_route_retry_overflow_total",
-                "Requests that could not be sent again.",
+                "Retries that were not sent: no endpoint could take them.",
             ),
         }
     }
@@ -118,6 +118,7 @@ impl<S: Serve> WithRetry<S> {
         let (parts, body) = request.into_parts();
         let replay = Replay::new(body, policy.max_request_bytes);
         let mut retries = 0;
+        let mut before = None;
         loop {
             let mut body = replay.next_try();
             if let Some(progress) = &progress {
@@ -131,6 +132,11 @@ impl<S: Serve> WithRetry<S> {
                     .unwrap_or(Err(ProxyError::TryTimeout(time))),
                 _ => self.inner.call(request).await,
             };
+            if let (Err(ProxyError::FailFast(_)), Some(before @ Ok(_))) = (&result, before.take()) {
+                // With nobody to ask, what the last one said stands.
+                self.metrics.overflow.increment();
+                return before;
+            }
             let (result, again) = judge(result, grpc, &policy.conditions, &replay).await;
             if !again {
                 if retries > 0 && result.is_ok() {
@@ -143,10 +149,9 @@ impl<S: Serve> WithRetry<S> {
                 return result;
             }
             if !replay.can_replay() {
-                self.metrics.overflow.increment();
                 return result;
             }
-            drop(result);
+            before = Some(result);
             self.metrics.requests.increment();
             if let Some(backoff) = &policy.backoff {
                 let pause = backoff.delay(

@@ -3,6 +3,7 @@
 //! It serves all four APIs on one port, like the real one, and can be stopped and started again on the same port.
 
 mod authority;
+pub mod linkerd;
 pub mod policies;
 mod services;
 
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) endpoints: Book<String, Vec<WeightedAddr>>,
     /// By workload and port.
     pub(crate) servers: Book<(String, u16), Server>,
+    /// The destinations behind addresses of Services: what a connection was meant for, where a proxy is told no name.
+    pub(crate) services: Mutex<HashMap<SocketAddr, String>>,
 }
 
 /// Things that are looked up and may change; one that was never set is waited for or missing, as the API has it.
@@ -91,6 +94,7 @@ impl ControlPlane {
             policies: Book::new(),
             endpoints: Book::new(),
             servers: Book::new(),
+            services: Mutex::default(),
         };
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let plane = Self {
@@ -130,6 +134,16 @@ impl ControlPlane {
     /// Sets the policy of the destination `authority` (`name:port`).
     pub fn set_policy(&self, authority: &str, policy: OutboundPolicy) {
         self.state.policies.set(authority.to_owned(), policy);
+    }
+
+    /// Makes `service` an address of the destination `authority`.
+    pub fn set_service(&self, service: SocketAddr, authority: &str) {
+        let mut services = self
+            .state
+            .services
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        services.insert(service, authority.to_owned());
     }
 
     /// Sets the endpoints of `path`.

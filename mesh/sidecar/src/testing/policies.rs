@@ -122,38 +122,71 @@ pub fn grpc(
     }
 }
 
-/// An HTTP destination of any version, with one route and one rule.
+/// A destination whose protocol is to be detected: HTTP of any version, with one route and one rule, or bytes.
 pub fn http(path: &str) -> outbound::OutboundPolicy {
     use outbound::http_route::{Distribution, RouteBackend, Rule, distribution};
-    use outbound::proxy_protocol::{Http2, Kind};
-    let backend = RouteBackend {
-        backend: Some(backend(path)),
-        ..Default::default()
-    };
+    use outbound::proxy_protocol::{Detect, Http1, Http2, Kind, Opaque};
+    let backend = backend(path);
     let rule = Rule {
         matches: vec![http_prefix("/")],
         backends: Some(Distribution {
             kind: Some(distribution::Kind::FirstAvailable(
                 distribution::FirstAvailable {
-                    backends: vec![backend],
+                    backends: vec![RouteBackend {
+                        backend: Some(backend.clone()),
+                        ..Default::default()
+                    }],
                 },
             )),
         }),
         ..Default::default()
     };
-    let route = outbound::HttpRoute {
+    let routes = vec![outbound::HttpRoute {
         metadata: meta("gateway.networking.k8s.io", "HTTPRoute", "route", 0),
         hosts: Vec::new(),
         rules: vec![rule],
+    }];
+    let detect = Detect {
+        timeout: time(Duration::from_secs(10)),
+        http1: Some(Http1 {
+            routes: routes.clone(),
+            failure_accrual: None,
+        }),
+        http2: Some(Http2 {
+            routes,
+            failure_accrual: None,
+        }),
+        opaque: Some(Opaque {
+            routes: vec![opaque_route(backend)],
+        }),
     };
     outbound::OutboundPolicy {
         metadata: meta("core", "Service", "service", 8080),
         protocol: Some(outbound::ProxyProtocol {
-            kind: Some(Kind::Http2(Http2 {
-                routes: vec![route],
-                failure_accrual: None,
-            })),
+            kind: Some(Kind::Detect(detect)),
         }),
+    }
+}
+
+fn opaque_route(backend: outbound::Backend) -> outbound::OpaqueRoute {
+    use outbound::opaque_route::{Distribution, RouteBackend, Rule, distribution};
+    let backend = RouteBackend {
+        backend: Some(backend),
+        ..Default::default()
+    };
+    outbound::OpaqueRoute {
+        metadata: meta("policy.linkerd.io", "TCPRoute", "route", 0),
+        rules: vec![Rule {
+            backends: Some(Distribution {
+                kind: Some(distribution::Kind::FirstAvailable(
+                    distribution::FirstAvailable {
+                        backends: vec![backend],
+                    },
+                )),
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
     }
 }
 
@@ -314,6 +347,18 @@ pub fn detect_server(authorizations: Vec<inbound::Authz>) -> inbound::Server {
         ..Default::default()
     };
     server(Kind::Detect(detect), authorizations)
+}
+
+/// A server of the proxy's own: whoever likes may look.
+pub fn admin_server() -> inbound::Server {
+    use inbound::authn::{Permit, PermitUnauthenticated};
+    let mut anyone = authz("anyone", &[]);
+    anyone.authentication = Some(inbound::Authn {
+        permit: Some(Permit::Unauthenticated(PermitUnauthenticated {})),
+    });
+    let mut server = detect_server(vec![anyone]);
+    server.labels.insert("name".to_owned(), "admin".to_owned());
+    server
 }
 
 /// A gRPC route of a server, for one RPC, with authorizations of its own.

@@ -1,7 +1,8 @@
 //! The four APIs, answered from the state.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use linkerd2_proxy_api::destination::destination_server::Destination;
 use linkerd2_proxy_api::destination::{
@@ -11,6 +12,7 @@ use linkerd2_proxy_api::identity::identity_server::Identity;
 use linkerd2_proxy_api::identity::{CertifyRequest, CertifyResponse};
 use linkerd2_proxy_api::inbound::inbound_server_policies_server::InboundServerPolicies;
 use linkerd2_proxy_api::inbound::{PortSpec, Server};
+use linkerd2_proxy_api::net::TcpAddress;
 use linkerd2_proxy_api::outbound::outbound_policies_server::OutboundPolicies;
 use linkerd2_proxy_api::outbound::{OutboundPolicy, TrafficSpec, traffic_spec};
 use tokio_stream::wrappers::WatchStream;
@@ -25,6 +27,20 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone, Debug)]
 pub(super) struct Services(pub(super) Arc<State>);
 
+impl Services {
+    /// The destination that has this address.
+    fn of_address(&self, address: TcpAddress) -> Result<String, Status> {
+        let address = SocketAddr::try_from(address)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let services = self.0.services.lock();
+        services
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&address)
+            .cloned()
+            .ok_or_else(|| Status::not_found("no such service"))
+    }
+}
+
 #[tonic::async_trait]
 impl OutboundPolicies for Services {
     type WatchStream = Answers<OutboundPolicy>;
@@ -37,8 +53,10 @@ impl OutboundPolicies for Services {
         &self,
         request: Request<TrafficSpec>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let Some(traffic_spec::Target::Authority(authority)) = request.into_inner().target else {
-            return Err(Status::not_found("looked up by authority alone"));
+        let authority = match request.into_inner().target {
+            Some(traffic_spec::Target::Authority(authority)) => authority,
+            Some(traffic_spec::Target::Addr(address)) => self.of_address(address)?,
+            None => return Err(Status::invalid_argument("no target")),
         };
         let policies = self.0.policies.follow(authority);
         if policies.borrow().is_none() {
@@ -97,7 +115,11 @@ impl Destination for Services {
         &self,
         _: Request<GetDestination>,
     ) -> Result<Response<Self::GetProfileStream>, Status> {
-        Err(Status::not_found("no profiles"))
+        // Says nothing of the destination, and stays open.
+        let profiles = tokio_stream::once(Ok(DestinationProfile::default()));
+        Ok(Response::new(Box::pin(
+            profiles.chain(tokio_stream::pending()),
+        )))
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use linkerd2_proxy_api::destination::WeightedAddr;
 use linkerd2_proxy_api::outbound::FailureAccrual;
 use linkerd2_proxy_api::outbound::grpc_route::Rule;
-use mesh_sidecar::testing::{ControlPlane, TOKEN, identity_of, policies};
-use mesh_sidecar::{Config, Sidecar};
+use mesh_sidecar::Config;
+use mesh_sidecar::testing::{ControlPlane, TOKEN, identity_of, linkerd, policies};
 
 use crate::app::App;
 use crate::client::Client;
+use crate::proxy::{Proxy, Services};
 
 /// The destination that tests call.
 pub(crate) const ORDERS: &str = "orders.sagamesh.svc.cluster.local:50051";
@@ -22,7 +23,8 @@ pub(crate) const UNARY: &str = "/test.Echo/Unary";
 /// A pod.
 pub(crate) struct Pod {
     pub(crate) app: App,
-    pub(crate) sidecar: Sidecar,
+    pub(crate) sidecar: Proxy,
+    services: Option<Services>,
     _token: tempfile::NamedTempFile,
 }
 
@@ -43,10 +45,15 @@ impl Pod {
         let mut config = control.config(workload, ip, token.path());
         config.inbound.ports = vec![app.address.port()];
         adjust(&mut config);
-        let sidecar = Sidecar::start(config).await.unwrap();
+        let sidecar = Proxy::start(control, config, workload).await;
+        let services = match &sidecar {
+            Proxy::Embedded(_) => None,
+            Proxy::Linkerd(proxy) => Some(Services::redirect(control, proxy.outbound.port())),
+        };
         Self {
             app,
             sidecar,
+            services,
             _token: token,
         }
     }
@@ -62,7 +69,15 @@ impl Pod {
 
     /// A client in this pod.
     pub(crate) fn client(&self, destination: &str) -> Client {
-        Client::new(self.sidecar.outbound_addr(), destination)
+        Client::new(self.dial(destination), destination)
+    }
+
+    /// Where an app of this pod connects for `destination`.
+    pub(crate) fn dial(&self, destination: &str) -> SocketAddr {
+        match &self.services {
+            Some(services) => services.of(destination),
+            None => self.sidecar.outbound_addr(),
+        }
     }
 }
 
@@ -113,7 +128,7 @@ impl Mesh {
 }
 
 /// The value of the series of `name` whose labels contain all of `labels`, summed.
-pub(crate) fn metric(sidecar: &Sidecar, name: &str, labels: &[&str]) -> f64 {
+pub(crate) fn metric(sidecar: &Proxy, name: &str, labels: &[&str]) -> f64 {
     let text = sidecar.metrics();
     let series = text
         .lines()
@@ -140,6 +155,10 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 pub(crate) fn next_ip() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    if linkerd::is_inside() {
+        // Everybody lets in who comes from 127.0.0.1, which is where connections to 127.0.0.0/8 come from.
+        return Ipv4Addr::new(10, 99, high, low).into();
+    }
     let block = 64 + (std::process::id() % 128) as u8;
     Ipv4Addr::new(127, block, high, low).into()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_sidecar::testing::{Authority, ControlPlane, identity_of, policies};
+use mesh_sidecar::testing::{Authority, ControlPlane, identity_of, linkerd, policies};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tonic::Code;
 
 use crate::harness::{Mesh, ORDERS, Pod, UNARY, eventually, metric};
+use crate::proxy::{is_linkerd, skipped};
 
 /// A client of TLS that trusts the mesh and has this certificate and key.
 pub(crate) fn tls(
@@ -58,12 +59,17 @@ async fn is_refused(mesh: &Mesh, connector: TlsConnector) {
     }
 }
 
-fn refused(mesh: &Mesh, reason: &str) -> f64 {
-    metric(
-        &mesh.orders.sidecar,
-        "inbound_tcp_refused_total",
-        &[&format!("reason=\"{reason}\"")],
-    )
+/// Waits until so many connections were refused for `reason`.
+async fn counted(mesh: &Mesh, reason: &str, times: f64) {
+    if is_linkerd("orders") {
+        return skipped("it counts refusals in other terms");
+    }
+    let label = format!("reason=\"{reason}\"");
+    eventually(reason, || {
+        let name = "inbound_tcp_refused_total";
+        metric(&mesh.orders.sidecar, name, &[&label]) == times
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -79,7 +85,7 @@ async fn a_plaintext_client_is_refused() {
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
     assert!(rest.is_empty());
-    eventually("it is counted", || refused(&mesh, "plaintext") == 1.0).await;
+    counted(&mesh, "plaintext", 1.0).await;
     assert_eq!(mesh.orders.app.calls(), 0);
 }
 
@@ -100,13 +106,13 @@ async fn clients_without_a_valid_certificate_of_the_mesh_are_refused() {
     ];
     for (reason, certificate) in cases {
         is_refused(&mesh, tls(&anchors, certificate, &[TRANSPORT])).await;
-        eventually(reason, || refused(&mesh, reason) == 1.0).await;
+        counted(&mesh, reason, 1.0).await;
     }
     // A valid one, but nothing that this port speaks.
     let certificate = authority.client(&gateway, false).unwrap();
     is_refused(&mesh, tls(&anchors, Some(certificate.clone()), &[b"h2"])).await;
     is_refused(&mesh, tls(&anchors, Some(certificate), &[])).await;
-    eventually("no ALPN", || refused(&mesh, "no_transport_header") == 2.0).await;
+    counted(&mesh, "no_transport_header", 2.0).await;
     assert_eq!(mesh.orders.app.calls(), 0);
 }
 
@@ -154,6 +160,9 @@ async fn a_peer_of_another_trust_domain_is_not_talked_to() {
 
 #[tokio::test]
 async fn not_ready_until_certified() {
+    if is_linkerd("orders") {
+        return skipped("it does not start without its token");
+    }
     let control = ControlPlane::start().await.unwrap();
     let pod = Pod::start_with(&control, "orders", |config| {
         config.identity.token_file = "/nowhere".into()
@@ -179,11 +188,13 @@ async fn not_ready_until_certified() {
 #[tokio::test]
 async fn certificates_are_renewed_under_load_without_a_failed_call() {
     let control = ControlPlane::start().await.unwrap();
-    control.authority().set_life(Duration::from_secs(3));
+    // Linkerd's proxy renews no sooner than after 10 s.
+    let life = if linkerd::is_inside() { 15 } else { 3 };
+    control.authority().set_life(Duration::from_secs(life));
     let mesh = Mesh::start_on(control, vec![policies::grpc_rule("", ORDERS)], None).await;
     let before = mesh.control.authority().signed();
     let client = mesh.client();
-    // Until both have been renewed twice: longer than a certificate lives.
+    // Until both have been renewed twice, and so a first certificate would have run out.
     while mesh.control.authority().signed() < before + 4 {
         client.unary(UNARY, b"x").await.unwrap();
     }
@@ -205,10 +216,10 @@ async fn between_the_sidecars_there_is_tls_13_and_nothing_to_read() {
     let relay = Relay::start(mesh.orders.sidecar.inbound_addr()).await;
     // The relay stands in for the sidecar's port, on the same address.
     let endpoint = policies::endpoint(mesh.orders.app.address, relay.port, &identity_of("orders"));
-    mesh.control.set_endpoints("relayed", vec![endpoint]);
+    mesh.control.set_endpoints("relayed:2", vec![endpoint]);
     mesh.control.set_policy(
         "relayed:1",
-        policies::grpc(vec![policies::grpc_rule("", "relayed")], None),
+        policies::grpc(vec![policies::grpc_rule("", "relayed:2")], None),
     );
     mesh.gateway
         .client("relayed:1")
@@ -226,10 +237,9 @@ async fn between_the_sidecars_there_is_tls_13_and_nothing_to_read() {
         assert_eq!(bytes[0], 0x16, "it starts with a handshake of TLS");
     }
     // supported_versions in the server's hello: TLS 1.3, which hides all that comes after it.
-    assert!(contains(
-        &received[..200],
-        &[0x00, 0x2b, 0x00, 0x02, 0x03, 0x04]
-    ));
+    // Its key share may be large.
+    let hello = &received[..received.len().min(2000)];
+    assert!(contains(hello, &[0x00, 0x2b, 0x00, 0x02, 0x03, 0x04]));
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {

@@ -7,6 +7,7 @@ use tonic::Code;
 
 use crate::app::App;
 use crate::harness::{Mesh, ORDERS, Pod, UNARY, eventually, metric};
+use crate::proxy::{is_linkerd, skipped};
 
 #[tokio::test]
 async fn without_the_control_plane_everything_known_goes_on() {
@@ -73,6 +74,9 @@ async fn an_app_that_is_away_fails_fast_and_is_found_again() {
 
 #[tokio::test]
 async fn a_sidecar_that_drains_finishes_what_is_under_way_and_fails_nothing() {
+    if is_linkerd("gateway") {
+        return skipped("it fails requests that meet a connection which is closing");
+    }
     let mesh = Mesh::start().await;
     let other = Pod::start(&mesh.control, "orders").await;
     let port = other.app.address.port();

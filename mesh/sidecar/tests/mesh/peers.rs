@@ -10,6 +10,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::harness::{Mesh, Pod, eventually, metric};
 use crate::identity::{TRANSPORT, tls};
+use crate::proxy::{is_linkerd, skipped};
 
 /// What follows the transport header, as it stands in it.
 #[derive(Clone, Copy)]
@@ -96,6 +97,9 @@ fn refused(mesh: &Mesh, reason: &str) -> f64 {
 
 #[tokio::test]
 async fn bytes_do_not_get_past_the_policy_of_requests() {
+    if is_linkerd("orders") {
+        return skipped("it counts refusals in other terms");
+    }
     let mesh = Mesh::start().await;
     let port = mesh.orders.app.address.port();
     let all = || vec![policies::authz("all", &[])];
@@ -120,6 +124,9 @@ async fn bytes_do_not_get_past_the_policy_of_requests() {
 
 #[tokio::test]
 async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
+    if is_linkerd("orders") {
+        return skipped("it counts refusals in other terms");
+    }
     let mesh = Mesh::start().await;
     let port = mesh.orders.app.address.port();
     let all = || vec![policies::authz("all", &[])];
@@ -173,6 +180,9 @@ async fn a_peer_cannot_have_its_own_name_removed() {
 
 #[tokio::test]
 async fn a_peer_that_asks_for_every_port_fills_no_memory() {
+    if is_linkerd("orders") {
+        return skipped("it counts refusals in other terms");
+    }
     let mesh = Mesh::start().await;
     let mut open = Vec::new();
     for port in 10_000..10_260 {

@@ -140,3 +140,10 @@ async fn a_body_that_is_too_large_is_sent_once() {
     let (status, bodies, _) = call(vec![Answer::Grpc(14)], &large).await;
     assert_eq!((status, bodies.len()), (14, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn with_nobody_to_ask_again_the_first_answer_stands() {
+    let (status, bodies, metrics) = call(vec![Answer::Grpc(14), Answer::FailFast], "x").await;
+    assert_eq!((status, bodies.len()), (14, 2));
+    assert_eq!((metrics.overflow.get(), metrics.successes.get()), (1, 0));
+}
