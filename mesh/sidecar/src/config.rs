@@ -87,8 +87,13 @@ pub struct InboundConfig {
     pub ports: Vec<u16>,
     /// What applies to a port until the control plane has answered.
     pub default_policy: DefaultPolicy,
-    /// Requests under way at one time; above it requests are refused.
+    /// Requests under way at one time; above it requests are refused. No peer may have more than half of them.
     pub max_in_flight: usize,
+    /// Connections at one time whose peers have shown who they are; above it others are refused. No peer may have more
+    /// than half of them.
+    pub max_connections: usize,
+    /// Connections at one time whose peers have not; above it the oldest is closed for the newest.
+    pub max_handshakes: usize,
 }
 
 /// The side that the app calls.
@@ -100,6 +105,8 @@ pub struct OutboundConfig {
     pub discovery_idle: Duration,
     /// Requests under way at one time; above it requests are refused.
     pub max_in_flight: usize,
+    /// Connections at one time; above it others wait.
+    pub max_connections: usize,
 }
 
 /// What applies to an inbound port until the control plane has answered.
@@ -162,12 +169,15 @@ impl Config {
                 ports: vars.list("INBOUND_PORTS", "a comma-separated list of ports")?,
                 default_policy: vars.default_policy()?,
                 max_in_flight: vars.parse("INBOUND_MAX_IN_FLIGHT", "a number", 10_000)?,
+                max_connections: MAX_CONNECTIONS,
+                max_handshakes: MAX_HANDSHAKES,
             },
             outbound: OutboundConfig {
                 listen,
                 discovery_idle: vars
                     .duration("OUTBOUND_DISCOVERY_IDLE_TIMEOUT", Duration::from_secs(5))?,
                 max_in_flight: vars.parse("OUTBOUND_MAX_IN_FLIGHT", "a number", 10_000)?,
+                max_connections: MAX_CONNECTIONS,
             },
             admin_listen: vars.address("ADMIN_LISTEN_ADDR", (Ipv4Addr::LOCALHOST, 4191))?,
             shutdown_grace: vars.duration("SHUTDOWN_GRACE_PERIOD", Duration::from_secs(120))?,
@@ -191,6 +201,10 @@ const DEFAULT_LOG: &str =
     "info,h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,rustls=warn";
 const ADDRESSES: &str = "write for example 127.0.0.1:4140";
 const MAX_CORES: usize = 64;
+/// Connections at one time, on each side. Linkerd's proxy has no variable for it.
+const MAX_CONNECTIONS: usize = 8192;
+/// Unfinished handshakes at one time: well below the open files that a process may have.
+const MAX_HANDSHAKES: usize = 512;
 
 struct Vars<'a>(&'a dyn Fn(&str) -> Option<String>);
 

@@ -68,6 +68,17 @@ pub(crate) struct ShedLayer {
     pub(crate) in_flight: Arc<AtomicUsize>,
     /// How many there may be.
     pub(crate) max: usize,
+    /// How many of them may be of this client.
+    pub(crate) share: Option<Share>,
+}
+
+/// What one client has of something that all share.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    /// Its requests under way.
+    pub(crate) in_flight: Arc<AtomicUsize>,
+    /// How many there may be.
+    pub(crate) max: usize,
 }
 
 /// Refuses requests above a number under way. A request counts until its response's end.
@@ -76,6 +87,7 @@ pub(crate) struct Shed<S> {
     inner: S,
     in_flight: Arc<AtomicUsize>,
     max: usize,
+    share: Option<Share>,
 }
 
 impl<S> Layer<S> for ShedLayer {
@@ -86,6 +98,7 @@ impl<S> Layer<S> for ShedLayer {
             inner,
             in_flight: Arc::clone(&self.in_flight),
             max: self.max,
+            share: self.share.clone(),
         }
     }
 }
@@ -99,28 +112,49 @@ impl<S> Shed<S> {
 
 impl<S: Serve> Serve for Shed<S> {
     async fn call(&self, request: Request) -> Result<Response, ProxyError> {
-        let held = InFlight::enter(&self.in_flight);
-        if held.0.load(Ordering::Relaxed) > self.max {
-            return Err(ProxyError::LoadShed("too many requests under way"));
-        }
+        let held = self.enter()?;
         let mut response = self.inner.call(request).await?;
         response.body_mut().hold(held);
         Ok(response)
     }
 }
 
-/// One request under way.
-#[derive(Debug)]
-pub(crate) struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    fn enter(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
+impl<S> Shed<S> {
+    fn enter(&self) -> Result<InFlight, ProxyError> {
+        let all = Counted::enter(&self.in_flight, self.max)
+            .ok_or(ProxyError::LoadShed("too many requests under way"))?;
+        let own = match &self.share {
+            Some(share) => Some(Counted::enter(&share.in_flight, share.max).ok_or(
+                ProxyError::LoadShed("this client has too many requests under way"),
+            )?),
+            None => None,
+        };
+        Ok(InFlight {
+            _all: all,
+            _own: own,
+        })
     }
 }
 
-impl Drop for InFlight {
+/// One request under way.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    _all: Counted,
+    _own: Option<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn enter(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(Arc::clone(count));
+        (before < max).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{AcquireError, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,8 +21,6 @@ use crate::policy::inbound::ServerPolicy;
 use crate::worker::{Accepted, Drains, Workers};
 use crate::{inbound, outbound};
 
-/// Connections at one time, on each side.
-const MAX_CONNECTIONS: usize = 8192;
 /// How often metrics of what is gone are looked for.
 const PRUNE: Duration = Duration::from_secs(30);
 /// What is kept of the time for the drain for the app's own connections.
@@ -107,6 +105,7 @@ impl Sidecar {
             own_ports,
             max_in_flight: config.inbound.max_in_flight,
             in_flight: Arc::new(AtomicUsize::new(0)),
+            peers: inbound::Peers::new(config.inbound.max_connections),
         });
         let outbound_shared = Arc::new(outbound::Shared {
             control: control.clone(),
@@ -133,30 +132,32 @@ impl Sidecar {
         let answers: Vec<_> = followed.iter().flatten().cloned().collect();
         let certified = identity.ready();
         let accepting = [CancellationToken::new(), CancellationToken::new()];
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accept = Accept {
             certified: certified.clone(),
             workers: Arc::clone(&workers),
         };
         {
             let (accept, stop) = (accept.clone(), accepting[0].clone());
+            let handshakes = inbound::Handshakes::new(config.inbound.max_handshakes);
             tasks.spawn(async move {
+                let wrap =
+                    |stream, address, ()| Accepted::Inbound(stream, address, handshakes.enter());
+                // Whoever connects gets a place for the handshake, and one of a peer's after it.
                 accept
-                    .run(inbound_listener, permits, stop, Accepted::Inbound)
+                    .run(inbound_listener, stop, || std::future::ready(Ok(())), wrap)
                     .await;
                 drop(followed);
             });
         }
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(config.outbound.max_connections));
         for listener in outbound_listeners {
             let (accept, stop, permits) =
                 (accept.clone(), accepting[1].clone(), Arc::clone(&permits));
             tasks.spawn(async move {
-                accept
-                    .run(listener, permits, stop, |stream, _, permit| {
-                        Accepted::Outbound(stream, permit)
-                    })
-                    .await;
+                let wrap = |stream, _, permit| Accepted::Outbound(stream, permit);
+                // The app alone connects here, and waits when it has too many connections.
+                let permit = || Arc::clone(&permits).acquire_owned();
+                accept.run(listener, stop, permit, wrap).await;
             });
         }
         {
@@ -274,14 +275,16 @@ struct Accept {
 }
 
 impl Accept {
-    /// Accepts until `stop`, but not before there is a certificate.
-    async fn run(
+    /// Accepts until `stop`, but not before there is a certificate. `permit` comes before each connection.
+    async fn run<T, Fut>(
         mut self,
         listener: TcpListener,
-        permits: Arc<Semaphore>,
         stop: CancellationToken,
-        wrap: impl Fn(std::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) -> Accepted,
-    ) {
+        permit: impl Fn() -> Fut,
+        wrap: impl Fn(std::net::TcpStream, SocketAddr, T) -> Accepted,
+    ) where
+        Fut: Future<Output = Result<T, AcquireError>>,
+    {
         let accept = async {
             if self
                 .certified
@@ -292,7 +295,7 @@ impl Accept {
                 return;
             }
             loop {
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                let Ok(permit) = permit().await else {
                     return;
                 };
                 let accepted = async {

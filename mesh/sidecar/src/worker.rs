@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::inbound::{self, Inbound};
+use crate::inbound::{self, Handshake, Inbound};
 use crate::outbound::{self, Outbound};
 
 /// Connections that wait for a thread.
@@ -22,8 +22,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// An accepted connection.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    /// A peer's.
-    Inbound(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    /// Somebody's who says to be a peer.
+    Inbound(TcpStream, SocketAddr, Handshake),
     /// The app's.
     Outbound(TcpStream, OwnedSemaphorePermit),
 }
@@ -124,15 +124,13 @@ async fn run(
             () = drains.stop.cancelled() => return,
         };
         match accepted {
-            Some(Accepted::Inbound(stream, address, permit)) => {
+            Some(Accepted::Inbound(stream, address, handshake)) => {
                 let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
                     continue;
                 };
-                let serve = Arc::clone(&inbound).serve(stream, address, drains.inbound.clone());
-                drains.inbound_open.spawn(async move {
-                    serve.await;
-                    drop(permit);
-                });
+                let serve =
+                    Arc::clone(&inbound).serve(stream, address, handshake, drains.inbound.clone());
+                drains.inbound_open.spawn(serve);
             }
             Some(Accepted::Outbound(stream, permit)) => {
                 let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::server::limits;
+use super::stream_queue::StreamQueue;
 use super::{Request, RequestBody};
 use crate::control::backoff::Retry;
 use crate::error::ProxyError;
@@ -58,8 +59,15 @@ pub(crate) enum SendError {
 /// An HTTP/2 connection that is kept up: made at once, and again whenever it ends.
 #[derive(Debug)]
 pub(crate) struct H2 {
-    sender: watch::Receiver<Option<http2::SendRequest<RequestBody>>>,
+    open: watch::Receiver<Option<Open>>,
     _end: DropGuard,
+}
+
+/// A connection that is open, and the requests that wait for a stream of it.
+#[derive(Clone, Debug)]
+struct Open {
+    sender: http2::SendRequest<RequestBody>,
+    queue: Arc<StreamQueue>,
 }
 
 impl H2 {
@@ -71,27 +79,27 @@ impl H2 {
         name: Arc<str>,
         changed: Arc<Notify>,
     ) -> Self {
-        let (sender, receiver) = watch::channel(None);
+        let (open, receiver) = watch::channel(None);
         let end = CancellationToken::new();
         let stopped = end.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stopped.cancelled() => {}
-                () = keep_up(connect, backoff, keep_alive, &name, &sender, &changed) => {}
+                () = keep_up(connect, backoff, keep_alive, &name, &open, &changed) => {}
             }
         });
         Self {
-            sender: receiver,
+            open: receiver,
             _end: end.drop_guard(),
         }
     }
 
     /// Whether requests can be sent now.
     pub(crate) fn is_ready(&self) -> bool {
-        self.sender
+        self.open
             .borrow()
             .as_ref()
-            .is_some_and(|sender| !sender.is_closed())
+            .is_some_and(|open| !open.sender.is_closed() && !open.queue.is_full())
     }
 
     /// Sends a request that waits no longer than `limit` for a stream of its own: how many there may be at one time
@@ -101,45 +109,33 @@ impl H2 {
         limit: Duration,
         mut request: Request,
     ) -> Result<http::Response<Incoming>, SendError> {
-        let queued = Arc::new(());
-        let is_queued = Arc::downgrade(&queued);
-        request.extensions_mut().insert(Queued { _held: queued });
-        let mut sent = pin!(self.send(request));
-        match tokio::time::timeout(limit, &mut sent).await {
-            Ok(sent) => sent,
-            Err(_) if is_queued.strong_count() > 0 => {
-                Err(SendError::Failed(ProxyError::LoadShed("HTTP/2 streams")))
-            }
-            Err(_) => sent.await,
-        }
-    }
-
-    /// Sends a request.
-    pub(crate) async fn send(
-        &self,
-        request: Request,
-    ) -> Result<http::Response<Incoming>, SendError> {
-        let sender = self.sender.borrow().clone();
-        let Some(mut sender) = sender else {
+        const SHED: SendError = SendError::Failed(ProxyError::LoadShed("HTTP/2 streams"));
+        let open = self.open.borrow().clone();
+        let Some(Open { mut sender, queue }) = open else {
             return Err(SendError::NotSent(request));
         };
-        match sender.try_send_request(*request).await {
-            Ok(response) => Ok(response),
-            Err(mut error) => match error.take_message() {
-                Some(request) => Err(SendError::NotSent(Box::new(request))),
-                None => Err(SendError::Failed(ProxyError::transport(
-                    "sending the request",
-                    error.into_error(),
-                ))),
-            },
+        if queue.is_full() {
+            return Err(SHED);
         }
+        let ticket = request.body_mut().enter(&queue);
+        // It is handed over here, in the order of the tickets.
+        let mut sent = pin!(sender.try_send_request(*request));
+        let sent = match tokio::time::timeout(limit, &mut sent).await {
+            Ok(sent) => sent,
+            Err(_) if queue.holds(ticket) => return Err(SHED),
+            Err(_) => sent.await,
+        };
+        sent.map_err(|mut error| match error.take_message() {
+            Some(mut request) => {
+                request.body_mut().leave();
+                SendError::NotSent(Box::new(request))
+            }
+            None => SendError::Failed(ProxyError::transport(
+                "sending the request",
+                error.into_error(),
+            )),
+        })
     }
-}
-
-/// Part of a request until it has a stream: extensions go no further than there.
-#[derive(Clone)]
-struct Queued {
-    _held: Arc<()>,
 }
 
 /// A connection that lasted so long was a good one.
@@ -150,19 +146,20 @@ async fn keep_up(
     backoff: Backoff,
     keep_alive: Option<(Duration, Duration)>,
     name: &str,
-    sender: &watch::Sender<Option<http2::SendRequest<RequestBody>>>,
+    open: &watch::Sender<Option<Open>>,
     changed: &Notify,
 ) {
     let mut retry = Retry::with(backoff);
     loop {
         let error = match connect.call().await {
             Ok(io) => match http2_builder(keep_alive).handshake(TokioIo::new(io)).await {
-                Ok((send, connection)) => {
-                    sender.send_replace(Some(send));
+                Ok((sender, connection)) => {
+                    let queue = Arc::default();
+                    open.send_replace(Some(Open { sender, queue }));
                     changed.notify_waiters();
                     let since = Instant::now();
                     let ended = connection.await;
-                    sender.send_replace(None);
+                    open.send_replace(None);
                     changed.notify_waiters();
                     // A peer that takes connections and drops them at once is not spun on.
                     let lasted = since.elapsed() > LASTED;
@@ -379,17 +376,17 @@ mod tests {
             max: Duration::from_millis(1),
             jitter: 0.0,
         };
+        let changed = Arc::new(Notify::new());
+        let connected = changed.notified();
         let connection = H2::start(
             connect(address),
             backoff,
             None,
             "app".into(),
-            Arc::default(),
+            Arc::clone(&changed),
         );
         let connection = Arc::new(connection);
-        while !connection.is_ready() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        connected.await;
         let limit = Duration::from_millis(100);
         let send = || {
             let connection = Arc::clone(&connection);
@@ -397,21 +394,14 @@ mod tests {
         };
         let first = send();
         called.notified().await;
-        // The next one holds the place of the stream to come, all others wait behind it.
-        let waiting = [send(), send(), send()];
-        let mut shed = 0;
-        for sent in waiting {
-            let sent = tokio::time::timeout(10 * limit, sent).await;
-            if let Ok(sent) = sent {
-                let sent = sent.unwrap();
-                assert!(
-                    matches!(sent, Err(SendError::Failed(ProxyError::LoadShed(_)))),
-                    "{sent:?}"
-                );
-                shed += 1;
-            }
+        // One of them holds the place of the stream to come, the others wait behind it.
+        for sent in [send(), send(), send()] {
+            let sent = sent.await.unwrap();
+            assert!(
+                matches!(sent, Err(SendError::Failed(ProxyError::LoadShed(_)))),
+                "{sent:?}"
+            );
         }
-        assert!(shed >= 2);
         assert!(
             !first.is_finished(),
             "an answer may take as long as it likes"

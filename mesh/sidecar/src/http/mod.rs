@@ -7,6 +7,7 @@ pub(crate) mod orig_proto;
 pub(crate) mod request_body;
 pub(crate) mod respond;
 pub(crate) mod server;
+mod stream_queue;
 
 use std::future::Future;
 

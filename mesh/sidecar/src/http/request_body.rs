@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::stream_queue::{Place, StreamQueue};
 use crate::error::BoxError;
 use crate::outbound::replay::ReplayBody;
 
@@ -19,6 +20,8 @@ use crate::outbound::replay::ReplayBody;
 pub(crate) struct RequestBody {
     source: Source,
     progress: Option<Arc<Progress>>,
+    /// Until its request has a stream.
+    place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,18 @@ impl RequestBody {
         self.progress = Some(progress);
     }
 
+    /// Takes a place among the requests that wait for a stream of a connection. Gives its ticket.
+    pub(super) fn enter(&mut self, queue: &Arc<StreamQueue>) -> u64 {
+        let (ticket, place) = queue.enter();
+        self.place = Some(place);
+        ticket
+    }
+
+    /// Waits for a stream no more.
+    pub(super) fn leave(&mut self) {
+        self.place = None;
+    }
+
     /// Takes the watcher off, for the body that replaces this one.
     pub(crate) fn take_progress(&mut self) -> Option<Arc<Progress>> {
         self.progress.take()
@@ -68,6 +83,7 @@ impl From<Source> for RequestBody {
         Self {
             source,
             progress: None,
+            place: None,
         }
     }
 }
@@ -87,6 +103,8 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        // Whoever asks for the body has a stream to send it on.
+        this.place = None;
         let polled = match &mut this.source {
             #[cfg(test)]
             Source::Empty => Poll::Ready(None),

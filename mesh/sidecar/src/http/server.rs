@@ -19,8 +19,10 @@ use crate::metrics::{Counter, Labels, Registry};
 pub(crate) mod limits {
     use std::time::Duration;
 
-    /// Streams on one connection.
-    pub(crate) const STREAMS: u32 = 1024;
+    /// Streams on one connection of the app's, which is the sidecar's only client there ...
+    pub(crate) const APP_STREAMS: u32 = 1024;
+    /// ... and on one of a peer's.
+    pub(crate) const PEER_STREAMS: u32 = 512;
     /// All headers of a request, with 32 bytes for each.
     pub(crate) const HEADER_LIST_BYTES: u32 = 32 * 1024;
     /// The compression table of headers.
@@ -34,7 +36,7 @@ pub(crate) mod limits {
     /// ... and on a connection, before its reader has taken them.
     pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
     /// Bytes that wait to be written, for each stream.
-    pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+    pub(crate) const SEND_BUFFER: usize = 64 * 1024;
     /// The largest frame.
     pub(crate) const FRAME: u32 = 16_384;
     /// How long an HTTP/1 client may take for its headers.
@@ -89,10 +91,11 @@ impl Violations {
 const NAME: &str = "sidecar_http_connection_errors_total";
 const HELP: &str = "Connections that ended in an error of HTTP's.";
 
-/// Serves one connection until it ends; from `drain` on, only the requests that are under way.
+/// Serves one connection until it ends, `streams` requests at one time; from `drain` on, only the requests that are under way.
 pub(crate) async fn serve<I, F, Fut>(
     io: I,
     version: HttpVersion,
+    streams: u32,
     drain: CancellationToken,
     violations: &Violations,
     respond: F,
@@ -109,7 +112,7 @@ pub(crate) async fn serve<I, F, Fut>(
     let io = TokioIo::new(io);
     let ended = match version {
         HttpVersion::Http2 => {
-            let mut connection = pin!(http2_builder().serve_connection(io, service));
+            let mut connection = pin!(http2_builder(streams).serve_connection(io, service));
             tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = drain.cancelled() => {
@@ -138,11 +141,11 @@ pub(crate) async fn serve<I, F, Fut>(
     }
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
+fn http2_builder(streams: u32) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         .header_table_size(limits::HEADER_TABLE_BYTES)
         .max_pending_accept_reset_streams(limits::PENDING_RESETS)

@@ -78,6 +78,11 @@ impl Acceptor {
 
     /// Counts and logs that a connection is refused.
     pub(super) fn refuse(&self, address: SocketAddr, reason: &'static str, why: &str) {
+        self.count_refused(reason);
+        tracing::warn!(client = %address, reason, why, "Connection refused");
+    }
+
+    fn count_refused(&self, reason: &'static str) {
         let labels = Labels::new().with("reason", reason);
         self.registry
             .counter(
@@ -86,7 +91,13 @@ impl Acceptor {
                 &labels,
             )
             .increment();
-        tracing::warn!(client = %address, reason, why, "Connection refused");
+    }
+
+    /// Counts that a connection whose handshake was unfinished made room for a newer one. Not a line in the log for
+    /// each: there may be very many.
+    pub(super) fn evicted(&self, address: SocketAddr) {
+        self.count_refused("evicted");
+        tracing::debug!(client = %address, "Connection refused: too many handshakes are unfinished");
     }
 
     /// Counts a connection with a header. Its port is only named if it is `followed`: a peer may ask for any, and each

@@ -1,4 +1,6 @@
-//! The app behind the sidecar, on one of its ports: HTTP/2 on one connection for each thread, or HTTP/1.
+//! The app behind the sidecar, on one of its ports, as one peer reaches it: HTTP/2 on one connection for each thread, or
+//! HTTP/1. Peers share no connection: how many streams there are on one is the app's to say, and a peer that takes all
+//! of them, or does not read what comes, is only in its own way.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -8,12 +10,11 @@ use http::Version;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Shared;
 use crate::error::ProxyError;
 use crate::http::client::{Connect, H1, H2, SendError};
 use crate::http::{Request, Response, ResponseBody, Serve, orig_proto};
 use crate::io::{self, Io, TcpCounts};
-use crate::metrics::Labels;
+use crate::metrics::{Labels, Registry};
 use crate::policy::outbound::Backoff;
 
 /// How long a connection to the app may take.
@@ -27,7 +28,7 @@ const CONNECT_BACKOFF: Backoff = Backoff {
 /// How long requests wait for the app: for a connection to it, and for a stream there.
 const FAIL_FAST: Duration = Duration::from_secs(1);
 
-/// The app on one of its ports.
+/// The app on one of its ports, for one peer.
 #[derive(Debug)]
 pub(crate) struct App {
     address: SocketAddr,
@@ -40,15 +41,7 @@ pub(crate) struct App {
 
 impl App {
     /// Connects when first asked.
-    pub(super) fn new(shared: &Shared, port: u16) -> Self {
-        let address = SocketAddr::new(shared.app, port);
-        let labels = Labels::new()
-            .with("direction", "inbound")
-            .with("peer", "dst")
-            .with("tls", "no_identity")
-            .with("no_tls_reason", "loopback")
-            .with("target_addr", address);
-        let counts = TcpCounts::new(&shared.registry, &labels);
+    pub(super) fn new(address: SocketAddr, counts: TcpCounts) -> Self {
         let for_http = counts.clone();
         let connect = Connect::new(move || {
             let counts = for_http.clone();
@@ -62,6 +55,17 @@ impl App {
             changed: Arc::default(),
             h2: OnceLock::new(),
         }
+    }
+
+    /// What is counted of all connections to the app.
+    pub(super) fn counts(registry: &Registry, address: SocketAddr) -> TcpCounts {
+        let labels = Labels::new()
+            .with("direction", "inbound")
+            .with("peer", "dst")
+            .with("tls", "no_identity")
+            .with("no_tls_reason", "loopback")
+            .with("target_addr", address);
+        TcpCounts::new(registry, &labels)
     }
 
     /// A connection for bytes.

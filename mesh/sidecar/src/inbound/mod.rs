@@ -3,7 +3,9 @@
 mod accept;
 mod app;
 mod authorize;
+mod handshakes;
 mod identify;
+mod peers;
 mod port;
 
 use std::collections::HashMap;
@@ -19,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
 use crate::control::Control;
-use crate::front::{Respond, RespondLayer, Shed, ShedLayer};
-use crate::http::server::{self, HttpVersion, Violations};
+use crate::front::{Respond, RespondLayer, Share, Shed, ShedLayer};
+use crate::http::server::{self, HttpVersion, Violations, limits};
 use crate::http::{RequestBody, orig_proto};
 use crate::identity::Identity;
 use crate::io::Io;
@@ -28,7 +30,10 @@ use crate::metrics::Registry;
 use accept::{Acceptor, Peer};
 use app::App;
 use authorize::{Authorize, AuthorizeLayer};
+pub(crate) use handshakes::{Handshake, Handshakes};
 use identify::{Identify, IdentifyLayer};
+use peers::Admitted;
+pub(crate) use peers::Peers;
 use port::Port;
 
 /// How long a port without connections is remembered.
@@ -51,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) max_in_flight: usize,
     /// Requests under way now.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    /// Connections, and whose they are.
+    pub(crate) peers: Arc<Peers>,
 }
 
 /// The inbound side of one thread.
@@ -76,20 +83,27 @@ impl Inbound {
         })
     }
 
-    /// Serves a connection of a peer's.
+    /// Serves a connection of a peer's, which has a place for its handshake.
     pub(crate) async fn serve(
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
+        mut handshake: Handshake,
         drain: CancellationToken,
     ) {
         let accepted = tokio::select! {
             accepted = self.acceptor.accept(stream, address) => accepted,
+            () = handshake.evicted() => return self.acceptor.evicted(address),
             () = drain.cancelled() => return,
         };
         let Some((tls, peer, protocol)) = accepted else {
             return;
         };
+        let admitted = match self.shared.peers.admit(&peer.identity) {
+            Ok(admitted) => admitted,
+            Err((reason, why)) => return self.acceptor.refuse(address, reason, why),
+        };
+        drop(handshake);
         let port = self.port(peer.port);
         self.acceptor.count(&peer, protocol, port.is_some());
         let Some(port) = port else {
@@ -106,20 +120,17 @@ impl Inbound {
             () = drain.cancelled() => return,
         }
         match protocol {
-            Some(version) => self.http(io, port, peer, version, drain).await,
+            Some(version) => {
+                let stack = self.stack(port, peer, &admitted);
+                self.http(io, stack, version, drain).await;
+            }
             None => self.bytes(io, &port, &peer).await,
         }
+        drop(admitted);
     }
 
-    async fn http(
-        &self,
-        io: Io,
-        port: Arc<Port>,
-        peer: Peer,
-        version: HttpVersion,
-        drain: CancellationToken,
-    ) {
-        let stack = Arc::new(self.stack(port, peer));
+    async fn http(&self, io: Io, stack: Stack, version: HttpVersion, drain: CancellationToken) {
+        let stack = Arc::new(stack);
         let respond = move |mut request: http::Request<Incoming>| {
             let stack: Arc<Stack> = Arc::clone(&stack);
             // Before anything is decided or added: a peer that names a header in `Connection` has it removed here, and
@@ -134,11 +145,19 @@ impl Inbound {
                     .await
             }
         };
-        server::serve(io, version, drain, &self.violations, respond).await;
+        server::serve(
+            io,
+            version,
+            limits::PEER_STREAMS,
+            drain,
+            &self.violations,
+            respond,
+        )
+        .await;
     }
 
-    fn stack(&self, port: Arc<Port>, peer: Peer) -> Stack {
-        let app = Arc::clone(&port.app);
+    fn stack(&self, port: Arc<Port>, peer: Peer, admitted: &Admitted) -> Stack {
+        let app = port.app(&peer.identity);
         let identify = IdentifyLayer::new(&peer);
         ServiceBuilder::new()
             // Outermost: whatever fails below is answered in the peer's own terms.
@@ -147,6 +166,10 @@ impl Inbound {
             .layer(ShedLayer {
                 in_flight: Arc::clone(&self.shared.in_flight),
                 max: self.shared.max_in_flight,
+                share: Some(Share {
+                    in_flight: Arc::clone(&admitted.requests),
+                    max: peers::half(self.shared.max_in_flight),
+                }),
             })
             // Before the app or anything that costs: the route, who may call it, and how often.
             .layer(AuthorizeLayer {
@@ -178,7 +201,7 @@ impl Inbound {
             std::future::pending().await
         };
         let copied = async {
-            let mut app = port.app.connect_bytes().await?;
+            let mut app = port.app(&peer.identity).connect_bytes().await?;
             tokio::io::copy_bidirectional(&mut io, &mut app).await
         };
         tokio::select! {
@@ -206,11 +229,11 @@ impl Inbound {
 
     /// Forgets ports without connections, unless the control plane is away.
     pub(crate) fn forget_idle(&self, now: Instant) {
-        if self.shared.control.is_healthy() {
-            let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-            ports.retain(|_, (port, used)| {
-                Arc::strong_count(port) > 1 || now.saturating_duration_since(*used) < IDLE
-            });
-        }
+        let healthy = self.shared.control.is_healthy();
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.retain(|_, (port, used)| {
+            port.forget_idle();
+            !healthy || Arc::strong_count(port) > 1 || now.saturating_duration_since(*used) < IDLE
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! One port of the app, as one thread knows it: the policy that applies now, and the app itself.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -8,6 +10,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::app::App;
 use crate::control::FIRST_ANSWER;
+use crate::io::TcpCounts;
 use crate::metrics::Registry;
 use crate::policy::inbound::ServerPolicy;
 
@@ -16,8 +19,10 @@ use crate::policy::inbound::ServerPolicy;
 pub(crate) struct Port {
     /// Its number.
     pub(super) number: u16,
-    /// The app.
-    pub(super) app: Arc<App>,
+    address: SocketAddr,
+    counts: TcpCounts,
+    /// The app, by the peer that it is for.
+    apps: Mutex<HashMap<Arc<str>, Arc<App>>>,
     /// Metrics.
     pub(super) registry: Registry,
     /// When the control plane was first asked for the policy, as far as this thread knows.
@@ -31,13 +36,29 @@ impl Port {
         number: u16,
         updates: watch::Receiver<Arc<ServerPolicy>>,
     ) -> Self {
+        let address = SocketAddr::new(shared.app, number);
         Self {
             number,
-            app: Arc::new(App::new(shared, number)),
+            counts: App::counts(&shared.registry, address),
+            address,
+            apps: Mutex::default(),
             registry: shared.registry.clone(),
             asked: Instant::now(),
             updates: Mutex::new(updates),
         }
+    }
+
+    /// The app, as this peer reaches it.
+    pub(super) fn app(&self, peer: &Arc<str>) -> Arc<App> {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(App::new(self.address, self.counts.clone()));
+        Arc::clone(apps.entry(Arc::clone(peer)).or_insert_with(made))
+    }
+
+    /// Lets go of connections to the app for peers that are gone.
+    pub(super) fn forget_idle(&self) {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.retain(|_, app| Arc::strong_count(app) > 1);
     }
 
     /// The policy that applies now, if it is not `known` any more.

@@ -197,6 +197,7 @@ impl Balancer {
                     http2: self.key.http2,
                     default_rtt: self.key.default_rtt,
                     decay: self.key.decay,
+                    failfast: self.key.failfast,
                     breaker,
                     changed: Arc::clone(&self.changed),
                 };
@@ -298,3 +299,6 @@ impl Serve for Balancer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

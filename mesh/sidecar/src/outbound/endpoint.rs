@@ -43,6 +43,8 @@ pub(crate) struct Endpoint {
     pub(crate) load: Load,
     /// Whether it works.
     pub(crate) breaker: Option<Arc<Breaker>>,
+    /// How long a request waits for a stream.
+    failfast: Duration,
     transport: Transport,
     metrics: HttpMetrics,
 }
@@ -51,6 +53,9 @@ pub(crate) struct Endpoint {
 enum Transport {
     H2(H2),
     H1(H1),
+    /// Its connection is gone whenever a request is to be sent.
+    #[cfg(test)]
+    Gone,
 }
 
 /// What an endpoint gets from its balancer.
@@ -64,6 +69,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) default_rtt: Duration,
     /// How fast measurements are forgotten.
     pub(crate) decay: Duration,
+    /// How long a request waits for it.
+    pub(crate) failfast: Duration,
     /// Its breaker.
     pub(crate) breaker: Option<Arc<Breaker>>,
     /// Told when it can be used, or not any more.
@@ -116,9 +123,24 @@ impl Endpoint {
         Self {
             load: Load::new(settings.default_rtt, settings.decay, Instant::now()),
             breaker: settings.breaker,
+            failfast: settings.failfast,
             transport,
             metrics: HttpMetrics::new(&shared.registry, &labels),
             spec,
+        }
+    }
+
+    /// One that looks ready, and sends nothing.
+    #[cfg(test)]
+    pub(crate) fn gone(shared: &Shared) -> Self {
+        let (rtt, decay) = (Duration::from_millis(30), Duration::from_secs(10));
+        Self {
+            load: Load::new(rtt, decay, Instant::now()),
+            breaker: None,
+            failfast: Duration::ZERO,
+            transport: Transport::Gone,
+            metrics: HttpMetrics::new(&shared.registry, &Labels::new()),
+            spec: Arc::default(),
         }
     }
 
@@ -127,6 +149,8 @@ impl Endpoint {
         match &self.transport {
             Transport::H2(connection) => connection.is_ready(),
             Transport::H1(_) => true,
+            #[cfg(test)]
+            Transport::Gone => true,
         }
     }
 
@@ -141,12 +165,14 @@ impl Endpoint {
         let sent = match &self.transport {
             Transport::H2(connection) => {
                 orig_proto::upgrade(&mut request);
-                connection.send(request).await
+                connection.send_within(self.failfast, request).await
             }
             Transport::H1(pool) => {
                 orig_proto::to_http1(&mut request, false);
                 Box::pin(pool.send(request)).await
             }
+            #[cfg(test)]
+            Transport::Gone => Err(SendError::NotSent(request)),
         };
         match sent {
             Ok(response) => {

@@ -28,7 +28,7 @@ use tower::ServiceBuilder;
 
 use crate::control::Control;
 use crate::front::{Respond, RespondLayer, Shed, ShedLayer};
-use crate::http::server::{self, Violations};
+use crate::http::server::{self, Violations, limits};
 use crate::http::{RequestBody, Response};
 use crate::identity::Identity;
 use crate::io::{Io, TcpCounts};
@@ -80,6 +80,8 @@ impl Outbound {
             .layer(ShedLayer {
                 in_flight: Arc::clone(&shared.in_flight),
                 max: shared.max_in_flight,
+                // There is one client: the app.
+                share: None,
             })
             // By name to a destination, its route and the route's own stack.
             .service(Destinations::new(shared));
@@ -107,7 +109,15 @@ impl Outbound {
             let outbound = Arc::clone(&outbound);
             async move { outbound.respond(request).await }
         };
-        server::serve(io, version, drain, &self.violations, respond).await;
+        server::serve(
+            io,
+            version,
+            limits::APP_STREAMS,
+            drain,
+            &self.violations,
+            respond,
+        )
+        .await;
     }
 
     async fn respond(&self, request: http::Request<Incoming>) -> Response {

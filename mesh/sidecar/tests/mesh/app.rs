@@ -163,6 +163,13 @@ async fn answer(state: &State, request: Request<Incoming>) -> Response<Body> {
             let frames = tokio_stream::StreamExt::chain(frames, tokio_stream::pending());
             Response::new(StreamBody::new(frames).boxed())
         }
+        // Sends as much as is taken.
+        "Flood" => {
+            let chunk = || Ok(Frame::data(Bytes::from_static(&[0; 16 * 1024])));
+            Response::new(
+                StreamBody::new(tokio_stream::iter(std::iter::repeat_with(chunk))).boxed(),
+            )
+        }
         // For REST.
         _ => {
             let (parts, body) = request.into_parts();

@@ -104,6 +104,22 @@ impl Mesh {
         accrual: Option<FailureAccrual>,
     ) -> Self {
         let orders = Pod::start(&control, "orders").await;
+        Self::around(control, orders, rules, accrual).await
+    }
+
+    /// With another configuration of the sidecar of orders.
+    pub(crate) async fn with_orders(adjust: impl FnOnce(&mut Config)) -> Self {
+        let control = ControlPlane::start().await.unwrap();
+        let orders = Pod::start_with(&control, "orders", adjust).await;
+        Self::around(control, orders, vec![policies::grpc_rule("", ORDERS)], None).await
+    }
+
+    async fn around(
+        control: ControlPlane,
+        orders: Pod,
+        rules: Vec<Rule>,
+        accrual: Option<FailureAccrual>,
+    ) -> Self {
         let gateway = Pod::start(&control, "gateway").await;
         control.set_policy(ORDERS, policies::grpc(rules, accrual));
         control.set_endpoints(ORDERS, vec![orders.endpoint("orders")]);

@@ -5,35 +5,13 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::frames::{
+    CANCEL, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RESET, SETTINGS, bomb,
+    frame, headers,
+};
 use crate::harness::{Mesh, UNARY, eventually, metric};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// The headers of a request, each a literal that goes into no table.
-fn headers(extra: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = vec![0x83, 0x86];
-    let base = [
-        (":path", "/test.Echo/Slow"),
-        (":authority", "orders.sagamesh.svc.cluster.local:50051"),
-    ];
-    for (name, value) in base.iter().chain(extra) {
-        block.push(0);
-        for text in [name, value] {
-            assert!(text.len() < 127);
-            block.push(text.len() as u8);
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
+const SLOW: &str = "/test.Echo/Slow";
 
 /// Sends all of it, then reads until the sidecar hangs up. What it sent.
 async fn attack(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -70,8 +48,8 @@ async fn rapid_resets_end_the_connection() {
     let mesh = Mesh::start().await;
     let mut bytes = Vec::new();
     for n in 0..2000_u32 {
-        bytes.extend(frame(1, 4, 2 * n + 1, &headers(&[])));
-        bytes.extend(frame(3, 0, 2 * n + 1, &[0, 0, 0, 8]));
+        bytes.extend(frame(HEADERS, END_HEADERS, 2 * n + 1, &headers(SLOW)));
+        bytes.extend(frame(RESET, 0, 2 * n + 1, &CANCEL.to_be_bytes()));
     }
     attack(mesh.gateway.sidecar.outbound_addr(), &bytes).await;
     eventually("it is counted", || ended(&mesh, "ENHANCE_YOUR_CALM") == 1.0).await;
@@ -81,9 +59,9 @@ async fn rapid_resets_end_the_connection() {
 #[tokio::test]
 async fn endless_continuations_end_the_connection() {
     let mesh = Mesh::start().await;
-    let mut bytes = frame(1, 0, 1, &headers(&[]));
+    let mut bytes = frame(HEADERS, 0, 1, &headers(SLOW));
     for _ in 0..20_000 {
-        bytes.extend(frame(9, 0, 1, &[0, 1, b'a', 1, b'b']));
+        bytes.extend(frame(CONTINUATION, 0, 1, &[0, 1, b'a', 1, b'b']));
     }
     attack(mesh.gateway.sidecar.outbound_addr(), &bytes).await;
     eventually("it is counted", || ended(&mesh, "any") == 1.0).await;
@@ -93,12 +71,7 @@ async fn endless_continuations_end_the_connection() {
 #[tokio::test]
 async fn a_bomb_of_headers_is_refused() {
     let mesh = Mesh::start().await;
-    // One large header into the table, then a byte for each time it is used again: 4,000 bytes for 16 MB.
-    let mut block = headers(&[]);
-    block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
-    block.extend(vec![b'a'; 4000]);
-    block.extend(vec![0xbe; 4000]);
-    let bytes = frame(1, 5, 1, &block);
+    let bytes = frame(HEADERS, END_STREAM | END_HEADERS, 1, &bomb(SLOW));
     let mut stream = TcpStream::connect(mesh.gateway.sidecar.outbound_addr())
         .await
         .unwrap();
@@ -119,7 +92,7 @@ async fn a_flood_of_settings_and_pings_without_reading_is_contained() {
         .await
         .unwrap();
     stream.write_all(PREFACE).await.unwrap();
-    let flood = [frame(4, 0, 0, &[]), frame(6, 0, 0, &[0; 8])]
+    let flood = [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[0; 8])]
         .concat()
         .repeat(1000);
     // Nothing is read: sooner or later the sidecar stops reading too, or hangs up.

@@ -3,8 +3,11 @@
 mod app;
 mod calls;
 mod client;
+mod crowding;
+mod frames;
 mod harness;
 mod hostile;
+mod hostile_peers;
 mod identity;
 mod linkerd;
 mod outages;

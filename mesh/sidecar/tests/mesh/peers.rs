@@ -14,22 +14,33 @@ use crate::proxy::{is_linkerd, skipped};
 
 /// What follows the transport header, as it stands in it.
 #[derive(Clone, Copy)]
-enum Session {
+pub(crate) enum Session {
     Bytes,
     Http1,
+    Http2,
 }
 
 /// Connects to the sidecar of orders as the gateway, and asks for `port`.
 async fn peer(mesh: &Mesh, port: u16, session: Session) -> TlsStream<TcpStream> {
+    peer_called("gateway", mesh, port, session).await
+}
+
+/// Connects to the sidecar of orders as `workload`, and asks for `port`.
+pub(crate) async fn peer_called(
+    workload: &str,
+    mesh: &Mesh,
+    port: u16,
+    session: Session,
+) -> TlsStream<TcpStream> {
     let authority = mesh.control.authority();
-    let certificate = authority.client(&identity_of("gateway"), false).unwrap();
+    let certificate = authority.client(&identity_of(workload), false).unwrap();
     let connector = tls(&authority.anchors(), Some(certificate), &[TRANSPORT]);
     let stream = TcpStream::connect(mesh.orders.sidecar.inbound_addr())
         .await
         .unwrap();
     let name = ServerName::try_from(identity_of("orders")).unwrap();
     let mut stream = connector.connect(name, stream).await.unwrap();
-    // port = 1, in three bytes of seven bits; session_protocol = 3, with http1 = 1.
+    // port = 1, in three bytes of seven bits; session_protocol = 3, with http1 = 1 or http2 = 2.
     let port = u32::from(port);
     let mut header = vec![
         0x08,
@@ -37,8 +48,10 @@ async fn peer(mesh: &Mesh, port: u16, session: Session) -> TlsStream<TcpStream> 
         (port >> 7) as u8 | 0x80,
         (port >> 14) as u8,
     ];
-    if let Session::Http1 = session {
-        header.extend([0x1a, 0x02, 0x0a, 0x00]);
+    match session {
+        Session::Bytes => {}
+        Session::Http1 => header.extend([0x1a, 0x02, 0x0a, 0x00]),
+        Session::Http2 => header.extend([0x1a, 0x02, 0x12, 0x00]),
     }
     let mut bytes = [TRANSPORT, b"\r\n\r\n"].concat();
     bytes.extend((header.len() as u32).to_be_bytes());
@@ -86,7 +99,7 @@ async fn ping(stream: &mut TlsStream<TcpStream>) -> bool {
     stream.write_all(request).await.is_ok() && matches!(stream.read(&mut [0; 1024]).await, Ok(1..))
 }
 
-fn refused(mesh: &Mesh, reason: &str) -> f64 {
+pub(crate) fn refused(mesh: &Mesh, reason: &str) -> f64 {
     let reason = format!("reason=\"{reason}\"");
     metric(
         &mesh.orders.sidecar,
