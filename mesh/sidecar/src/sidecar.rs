@@ -212,6 +212,11 @@ impl Sidecar {
         self.admin
     }
 
+    /// Whether it serves, as /ready says it.
+    pub fn serving(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
     /// What it counted, as /metrics says it.
     pub fn metrics(&self) -> String {
         self.registry.render()

@@ -18,6 +18,8 @@ use crate::outbound::{self, Outbound};
 const WAITING: usize = 1024;
 /// How often what is idle is looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// More often, down to this, if idle destinations are to be forgotten sooner.
+const SHORTEST_SWEEP: Duration = Duration::from_millis(10);
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -109,9 +111,9 @@ async fn run(
     outbound: &Arc<outbound::Shared>,
     drains: &Drains,
 ) {
+    let mut sweep = tokio::time::interval(SWEEP.min(outbound.discovery_idle.max(SHORTEST_SWEEP)));
     let inbound = Inbound::new(inbound);
     let outbound = Outbound::new(outbound);
-    let mut sweep = tokio::time::interval(SWEEP);
     loop {
         let accepted = tokio::select! {
             accepted = receiver.recv() => accepted,

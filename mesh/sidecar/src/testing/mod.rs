@@ -19,8 +19,8 @@ use linkerd2_proxy_api::inbound::Server;
 use linkerd2_proxy_api::inbound::inbound_server_policies_server::InboundServerPoliciesServer;
 use linkerd2_proxy_api::outbound::OutboundPolicy;
 use linkerd2_proxy_api::outbound::outbound_policies_server::OutboundPoliciesServer;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 
 pub use authority::Authority;
@@ -36,7 +36,19 @@ pub const TOKEN: &str = "a token";
 pub struct ControlPlane {
     address: SocketAddr,
     state: Arc<State>,
-    server: Arc<Mutex<Option<JoinHandle<()>>>>,
+    server: Arc<Mutex<Option<Running>>>,
+}
+
+/// A runtime of the control plane's own: with it end all of its connections, as when its process does.
+#[derive(Debug)]
+struct Running(Option<Runtime>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What the control plane says.
@@ -96,17 +108,27 @@ impl ControlPlane {
             servers: Book::new(),
             services: Mutex::default(),
         };
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let plane = Self {
             address: listener.local_addr()?,
             state: Arc::new(state),
             server: Arc::default(),
         };
-        plane.serve(listener);
+        plane.serve(listener)?;
         Ok(plane)
     }
 
-    fn serve(&self, listener: tokio::net::TcpListener) {
+    fn serve(&self, listener: std::net::TcpListener) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control-plane")
+            .enable_all()
+            .build()?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
         let services = services::Services(Arc::clone(&self.state));
         let server = tonic::transport::Server::builder()
             .add_service(DestinationServer::new(services.clone()))
@@ -114,11 +136,11 @@ impl ControlPlane {
             .add_service(InboundServerPoliciesServer::new(services.clone()))
             .add_service(IdentityServer::new(services))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let server = tokio::spawn(async move {
-            // Errors of single connections are the clients' to notice.
-            let _ = server.await;
-        });
+        // Errors of single connections are the clients' to notice.
+        runtime.spawn(server);
+        let server = Running(Some(runtime));
         *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        Ok(())
     }
 
     /// Where it is.
@@ -157,17 +179,9 @@ impl ControlPlane {
     }
 
     /// Ends all connections and listens no more.
-    pub async fn stop(&self) {
-        let server = self
-            .server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(server) = server {
-            server.abort();
-            // Cancelled, as was asked for.
-            let _ = server.await;
-        }
+    pub fn stop(&self) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(server.take());
     }
 
     /// Listens again, where it did before.
@@ -175,11 +189,17 @@ impl ControlPlane {
     /// # Errors
     /// If the port was taken meanwhile.
     pub async fn restart(&self) -> std::io::Result<()> {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(self.address)?;
-        self.serve(socket.listen(128)?);
-        Ok(())
+        // What is left of its last life ends in the background, which takes a moment.
+        let mut tries = 0;
+        let listener = loop {
+            match std::net::TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(error) if tries == 1000 => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+            tries += 1;
+        };
+        self.serve(listener)
     }
 
     /// The configuration of a sidecar of `workload` with the pod address `ip`; its token is in `token_file`, which

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -12,7 +13,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// An app, which ends when dropped.
@@ -25,7 +26,7 @@ pub(crate) struct App {
 #[derive(Default)]
 pub(crate) struct State {
     /// Requests that came.
-    pub(crate) calls: AtomicUsize,
+    pub(crate) calls: watch::Sender<usize>,
     /// So many calls of Flaky fail with UNAVAILABLE from here on.
     pub(crate) failures: AtomicUsize,
     /// Ends calls of Slow, each its own.
@@ -80,12 +81,20 @@ impl App {
     }
 
     pub(crate) fn calls(&self) -> usize {
-        self.state.calls.load(Ordering::Relaxed)
+        *self.state.calls.borrow()
+    }
+
+    /// Waits until so many requests have come.
+    pub(crate) async fn called(&self, times: usize) {
+        let mut calls = self.state.calls.subscribe();
+        let called = calls.wait_for(|calls| *calls >= times);
+        let called = tokio::time::timeout(Duration::from_secs(20), called).await;
+        called.expect("it is not called as often").unwrap();
     }
 }
 
 async fn answer(state: &State, request: Request<Incoming>) -> Response<Body> {
-    state.calls.fetch_add(1, Ordering::Relaxed);
+    state.calls.send_modify(|calls| *calls += 1);
     let mut response = match request.uri().path().rsplit('/').next().unwrap_or_default() {
         // Answers with the whole request, once it is there.
         "Unary" => {

@@ -104,23 +104,35 @@ impl Mesh {
         accrual: Option<FailureAccrual>,
     ) -> Self {
         let orders = Pod::start(&control, "orders").await;
-        Self::around(control, orders, rules, accrual).await
+        let gateway = Pod::start(&control, "gateway").await;
+        Self::of(control, gateway, orders, rules, accrual).await
     }
 
     /// With another configuration of the sidecar of orders.
     pub(crate) async fn with_orders(adjust: impl FnOnce(&mut Config)) -> Self {
         let control = ControlPlane::start().await.unwrap();
         let orders = Pod::start_with(&control, "orders", adjust).await;
-        Self::around(control, orders, vec![policies::grpc_rule("", ORDERS)], None).await
+        let gateway = Pod::start(&control, "gateway").await;
+        let rules = vec![policies::grpc_rule("", ORDERS)];
+        Self::of(control, gateway, orders, rules, None).await
     }
 
-    async fn around(
+    /// With another configuration of the sidecar of the gateway.
+    pub(crate) async fn with_gateway(adjust: impl FnOnce(&mut Config)) -> Self {
+        let control = ControlPlane::start().await.unwrap();
+        let orders = Pod::start(&control, "orders").await;
+        let gateway = Pod::start_with(&control, "gateway", adjust).await;
+        let rules = vec![policies::grpc_rule("", ORDERS)];
+        Self::of(control, gateway, orders, rules, None).await
+    }
+
+    async fn of(
         control: ControlPlane,
+        gateway: Pod,
         orders: Pod,
         rules: Vec<Rule>,
         accrual: Option<FailureAccrual>,
     ) -> Self {
-        let gateway = Pod::start(&control, "gateway").await;
         control.set_policy(ORDERS, policies::grpc(rules, accrual));
         control.set_endpoints(ORDERS, vec![orders.endpoint("orders")]);
         control.set_server(

@@ -180,7 +180,7 @@ async fn a_peer_that_sends_byte_by_byte_is_only_in_its_own_way() {
         mesh.client().unary(UNARY, b"x").await.unwrap();
     }
     // Its request came all the same, and waits for a body that does not.
-    eventually("it came", || mesh.orders.app.calls() == request.len() + 1).await;
+    mesh.orders.app.called(request.len() + 1).await;
     others(&mesh).await;
     assert_eq!(mesh.orders.app.calls(), request.len() + 51);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use mesh_sidecar::testing::policies;
 use tonic::Code;
 
@@ -11,15 +12,21 @@ use crate::proxy::{is_linkerd, skipped};
 
 #[tokio::test]
 async fn without_the_control_plane_everything_known_goes_on() {
-    let mesh = Mesh::start().await;
+    const KEPT: Duration = Duration::from_millis(100);
+    let mesh = Mesh::with_gateway(|config| config.outbound.discovery_idle = KEPT).await;
     let client = mesh.client();
     client.unary(UNARY, b"").await.unwrap();
-    mesh.control.stop().await;
+    mesh.control.stop();
+    eventually("it is noticed", || {
+        client.unary(UNARY, b"").now_or_never();
+        metric(&mesh.gateway.sidecar, "control_response_total", &[]) >= 1.0
+    })
+    .await;
     for _ in 0..100 {
         client.unary(UNARY, b"").await.unwrap();
     }
     // A new connection too, longer after the last request than destinations are kept.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(5 * KEPT).await;
     mesh.client().unary(UNARY, b"").await.unwrap();
 
     mesh.control.set_policy(
@@ -108,7 +115,7 @@ async fn a_sidecar_that_drains_finishes_what_is_under_way_and_fails_nothing() {
             })
         })
         .collect();
-    eventually("the other one is used", || other.app.calls() > 0).await;
+    other.app.called(1).await;
     let Pod { app, sidecar, .. } = mesh.orders;
     let shutdown = tokio::spawn(sidecar.shutdown());
     for calls in load {

@@ -160,8 +160,9 @@ async fn a_sidecar_that_drains_lets_bytes_go_on() {
     let mesh = Mesh::start().await;
     let mut open = open_bytes(&mesh).await;
     let Pod { app, sidecar, .. } = mesh.orders;
+    let mut serving = sidecar.serving();
     let shutdown = tokio::spawn(sidecar.shutdown());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    serving.wait_for(|serving| !serving).await.unwrap();
     assert!(ping(&mut open).await);
     assert!(!shutdown.is_finished());
     drop(open);

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::harness::{ORDERS, Pod, UNARY};
+use crate::harness::{ORDERS, Pod, UNARY, eventually, metric};
 
 /// A client's pod, and one of orders that has a certificate and no policy.
 async fn start() -> (ControlPlane, Pod, Pod) {
@@ -41,16 +41,21 @@ async fn is_ready(admin: SocketAddr) -> bool {
 async fn first_requests_wait_for_the_first_policy() {
     let (control, orders, gateway) = start().await;
     assert!(!is_ready(orders.sidecar.admin_addr()).await);
+    let mut serving = orders.sidecar.serving();
     let client = gateway.client(ORDERS);
     let call = tokio::spawn(async move { client.unary(UNARY, b"early").await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It has come, and is held for the policy.
+    eventually("the peer is connected", || {
+        let name = "inbound_tcp_transport_header_connections_total";
+        metric(&orders.sidecar, name, &[]) == 1.0
+    })
+    .await;
     assert!(!call.is_finished());
     let server = policies::grpc_server(Vec::new(), vec![policies::authz("all", &[])]);
     control.set_server("orders", orders.app.address.port(), server);
     assert_eq!(call.await.unwrap().unwrap().get_ref(), "early");
-    while !is_ready(orders.sidecar.admin_addr()).await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    serving.wait_for(|serving| *serving).await.unwrap();
+    assert!(is_ready(orders.sidecar.admin_addr()).await);
 }
 
 #[tokio::test]
@@ -60,9 +65,9 @@ async fn without_an_answer_the_default_applies_after_a_while() {
     let status = gateway.client(ORDERS).unary(UNARY, b"").await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(since.elapsed() >= Duration::from_secs(1));
-    while !is_ready(orders.sidecar.admin_addr()).await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let mut serving = orders.sidecar.serving();
+    serving.wait_for(|serving| *serving).await.unwrap();
+    assert!(is_ready(orders.sidecar.admin_addr()).await);
     // Once the wait is over, it is over.
     let since = Instant::now();
     let status = gateway.client(ORDERS).unary(UNARY, b"").await.unwrap_err();
