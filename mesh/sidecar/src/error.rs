@@ -144,8 +144,7 @@ impl ProxyError {
             Self::InvalidPolicy(_) => "invalid_policy",
             Self::Injected { .. } => "injected",
             Self::Redirect { .. } => "redirect",
-            Self::Transport(error) if error.refused => "REFUSED_STREAM",
-            Self::Transport(_) => "UNKNOWN",
+            Self::Transport(error) => transport_label(error.source.as_ref()),
         }
     }
 
@@ -154,6 +153,29 @@ impl ProxyError {
     pub(crate) fn closes_connection(&self) -> bool {
         matches!(self, Self::Transport(_) | Self::FailFast(_))
     }
+}
+
+/// How a connection or a stream failed, in the words of Linkerd's proxy.
+fn transport_label(error: &(dyn StdError + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return match error.reason() {
+                Some(h2::Reason::CANCEL) if error.is_reset() => "CANCEL",
+                Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => "REFUSED",
+                Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_reset() => "ENHANCE_YOUR_CALM",
+                _ if error.is_reset() => "RESET",
+                _ if error.is_go_away() => "GO_AWAY",
+                _ if error.is_io() => "IO",
+                _ => "UNKNOWN",
+            };
+        }
+        if error.is::<std::io::Error>() {
+            return "IO";
+        }
+        cause = error.source();
+    }
+    "UNKNOWN"
 }
 
 /// The reason of an HTTP/2 reset in an error's chain.

@@ -9,22 +9,30 @@ use tower::Layer;
 use crate::error::ProxyError;
 use crate::http::respond::{self, Client};
 use crate::http::{Request, Response, Serve, is_grpc, orig_proto};
+use crate::metrics::errors::Errors;
 
 /// Makes [`Respond`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RespondLayer;
+#[derive(Clone, Debug)]
+pub(crate) struct RespondLayer {
+    /// Where errors are counted.
+    pub(crate) errors: Arc<Errors>,
+}
 
 /// Turns errors into responses: the end of the line, nothing escapes it.
 #[derive(Debug)]
 pub(crate) struct Respond<S> {
     inner: S,
+    errors: Arc<Errors>,
 }
 
 impl<S> Layer<S> for RespondLayer {
     type Service = Respond<S>;
 
     fn layer(&self, inner: S) -> Respond<S> {
-        Respond { inner }
+        Respond {
+            inner,
+            errors: Arc::clone(&self.errors),
+        }
     }
 }
 
@@ -54,6 +62,7 @@ impl<S: Serve> Respond<S> {
                 response
             }
             Err(error) => {
+                self.errors.count(&error);
                 tracing::debug!(error = %crate::http::server::chain(&error), "answered by the sidecar");
                 respond::answer(&error, client)
             }

@@ -43,7 +43,12 @@ impl TcpCounts {
             read: registry.counter("tcp_read_bytes_total", "Bytes that were read.", labels),
             write: registry.counter("tcp_write_bytes_total", "Bytes that were written.", labels),
             opened: registry.counter("tcp_open_total", "Connections that were opened.", labels),
-            closed: registry.counter("tcp_close_total", "Connections that were closed.", labels),
+            // How it was closed is not told apart.
+            closed: registry.counter(
+                "tcp_close_total",
+                "Connections that were closed.",
+                &labels.clone().with("errno", ""),
+            ),
             open: registry.gauge("tcp_open_connections", "Connections that are open.", labels),
         }
     }

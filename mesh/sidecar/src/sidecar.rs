@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
+use crate::control::metrics::ControlMetrics;
 use crate::control::{Control, FIRST_ANSWER};
 use crate::identity::{self, Identity};
-use crate::metrics::{Labels, Registry};
+use crate::metrics::{self, Registry};
 use crate::policy::inbound::ServerPolicy;
 use crate::worker::{Accepted, Drains, Workers};
 use crate::{inbound, outbound};
@@ -78,6 +79,7 @@ impl Sidecar {
             Arc::clone(&identity),
             config.identity.token_file.clone(),
             control.identity(),
+            ControlMetrics::new(&registry, config.control.identity),
             registry.clone(),
             drains.stop.clone(),
         ));
@@ -172,12 +174,7 @@ impl Sidecar {
                 }
             });
         }
-        let labels = Labels::new()
-            .with("version", env!("CARGO_PKG_VERSION"))
-            .with("vendor", "sagamesh");
-        registry
-            .gauge("proxy_build_info", "What this is.", &labels)
-            .set(1);
+        metrics::describe(&registry);
         tracing::info!(
             inbound = %inbound_address, outbound = ?outbound_addresses, admin = %admin_address,
             identity = %identity.name, cores = config.cores, "listening"

@@ -5,6 +5,7 @@
 pub(crate) mod backoff;
 pub(crate) mod endpoints;
 mod lookups;
+pub(crate) mod metrics;
 mod streams;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::config::{Config, DefaultPolicy};
+use crate::config::{Config, ControlConfig, DefaultPolicy};
 use crate::metrics::Registry;
 use crate::policy::inbound::ServerPolicy;
 use crate::policy::outbound::ClientPolicy;
@@ -59,8 +60,8 @@ struct Shared {
     destination: Channel,
     policy: Channel,
     identity: Channel,
-    workload: String,
-    context: String,
+    /// Where all of it is, and what it is told of this workload.
+    addresses: ControlConfig,
     default_policy: DefaultPolicy,
     policies: Lookups<Arc<str>, Known>,
     endpoints: Lookups<Arc<str>, Arc<Endpoints>>,
@@ -83,8 +84,7 @@ impl Control {
             destination: channel(config.control.destination),
             policy: channel(config.control.policy),
             identity: channel(config.control.identity),
-            workload: config.control.workload.clone(),
-            context: config.control.destination_context.clone(),
+            addresses: config.control.clone(),
             default_policy: config.inbound.default_policy,
             policies: Lookups::new(MAX_DESTINATIONS),
             endpoints: Lookups::new(MAX_DESTINATIONS),

@@ -1,5 +1,6 @@
 //! The streams themselves: open, publish what comes, open again after a pause.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use linkerd2_proxy_api::destination::GetDestination;
@@ -10,8 +11,8 @@ use tonic::{Code, Status, Streaming};
 use super::backoff::Retry;
 use super::endpoints::Endpoints;
 use super::lookups::Publisher;
+use super::metrics::ControlMetrics;
 use super::{Control, Known};
-use crate::metrics::Labels;
 use crate::policy::inbound::ServerPolicy;
 use crate::policy::outbound::ClientPolicy;
 
@@ -24,7 +25,7 @@ pub(super) async fn outbound(
     let open = || {
         let mut client = control.policies_client();
         let spec = TrafficSpec {
-            source_workload: control.0.workload.clone(),
+            source_workload: control.0.addresses.workload.clone(),
             target: Some(traffic_spec::Target::Authority(authority.to_string())),
         };
         async move { client.watch(spec).await }
@@ -45,9 +46,10 @@ pub(super) async fn outbound(
         }
         _ => {}
     };
+    let policy = ("policy", control.0.addresses.policy);
     tokio::select! {
         () = publisher.abandoned() => {}
-        () = follow(&control, "policy", &authority, open, on_message, on_status) => {}
+        () = follow(&control, policy, &authority, open, on_message, on_status) => {}
     }
 }
 
@@ -62,7 +64,7 @@ pub(super) async fn endpoints(
         let request = GetDestination {
             scheme: "k8s".to_owned(),
             path: path.to_string(),
-            context_token: control.0.context.clone(),
+            context_token: control.0.addresses.destination_context.clone(),
         };
         async move { client.get(request).await }
     };
@@ -80,9 +82,10 @@ pub(super) async fn endpoints(
             }));
         }
     };
+    let destination = ("destination", control.0.addresses.destination);
     tokio::select! {
         () = publisher.abandoned() => {}
-        () = follow(&control, "destination", &path, open, on_message, on_status) => {}
+        () = follow(&control, destination, &path, open, on_message, on_status) => {}
     }
 }
 
@@ -95,7 +98,7 @@ pub(super) async fn inbound(
     let open = || {
         let mut client = control.servers_client();
         let spec = PortSpec {
-            workload: control.0.workload.clone(),
+            workload: control.0.addresses.workload.clone(),
             port: port.into(),
         };
         async move { client.watch_port(spec).await }
@@ -109,15 +112,16 @@ pub(super) async fn inbound(
         )));
     };
     let what = format!("port {port}");
+    let policy = ("policy", control.0.addresses.policy);
     tokio::select! {
         () = publisher.abandoned() => {}
-        () = follow(&control, "policy", &what, open, on_message, |_| {}) => {}
+        () = follow(&control, policy, &what, open, on_message, |_| {}) => {}
     }
 }
 
 async fn follow<M, Fut>(
     control: &Control,
-    client: &'static str,
+    (client, address): (&'static str, SocketAddr),
     what: &str,
     open: impl Fn() -> Fut,
     on_message: impl Fn(M, bool),
@@ -125,15 +129,10 @@ async fn follow<M, Fut>(
 ) where
     Fut: Future<Output = Result<tonic::Response<Streaming<M>>, Status>>,
 {
-    let labels = Labels::new().with("client", client);
-    let requests = control.0.registry.counter(
-        "control_request_total",
-        "Requests to the control plane.",
-        &labels,
-    );
+    let metrics = ControlMetrics::new(&control.0.registry, address);
     let mut retry = Retry::new();
     loop {
-        requests.increment();
+        let request = metrics.begin();
         let status = match open().await {
             Ok(response) => {
                 let mut stream = response.into_inner();
@@ -152,17 +151,7 @@ async fn follow<M, Fut>(
             }
             Err(status) => status,
         };
-        let grpc_status = i32::from(status.code());
-        let labels = labels.clone().with("grpc_status", grpc_status);
-        control
-            .0
-            .registry
-            .counter(
-                "control_response_total",
-                "Ends of requests to the control plane.",
-                &labels,
-            )
-            .increment();
+        metrics.end(request, status.code());
         let answered = !matches!(
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded

@@ -19,6 +19,18 @@ pub(crate) struct End {
 }
 
 impl End {
+    /// Without a response: the sidecar answers itself. The gRPC status is what a policy wants, or none.
+    pub(crate) fn of_error(error: &ProxyError) -> Self {
+        let (status, code) = error.status();
+        let wanted = matches!(error, ProxyError::Injected { .. });
+        Self {
+            status,
+            grpc_status: wanted.then_some(code as u8),
+            error: Some(error.clone()),
+            cancelled: false,
+        }
+    }
+
     /// Whether it counts as a failure of the server: for breakers.
     pub(crate) fn is_failure(&self) -> bool {
         if self.cancelled {

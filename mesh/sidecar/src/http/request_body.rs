@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::stream_queue::{Place, StreamQueue};
 use crate::error::BoxError;
+use crate::metrics::Histogram;
 use crate::outbound::replay::ReplayBody;
 
 /// The body of a request.
@@ -22,6 +23,7 @@ pub(crate) struct RequestBody {
     progress: Option<Arc<Progress>>,
     /// Until its request has a stream.
     place: Option<Place>,
+    frames: Option<Histogram>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,11 @@ impl RequestBody {
         self.progress = Some(progress);
     }
 
+    /// Counts the frames by their size.
+    pub(crate) fn count_frames(&mut self, frames: &Histogram) {
+        self.frames = Some(frames.clone());
+    }
+
     /// Takes a place among the requests that wait for a stream of a connection. Gives its ticket.
     pub(super) fn enter(&mut self, queue: &Arc<StreamQueue>) -> u64 {
         let (ticket, place) = queue.enter();
@@ -84,6 +91,7 @@ impl From<Source> for RequestBody {
             source,
             progress: None,
             place: None,
+            frames: None,
         }
     }
 }
@@ -113,6 +121,11 @@ impl Body for RequestBody {
             Source::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Source::Replay(body) => Pin::new(body).poll_frame(cx),
         };
+        if let (Some(frames), Poll::Ready(Some(Ok(frame)))) = (&this.frames, &polled)
+            && let Some(data) = frame.data_ref()
+        {
+            frames.record(data.len() as f64);
+        }
         if let (Some(progress), Poll::Ready(frame)) = (&this.progress, &polled) {
             match frame {
                 Some(Ok(frame)) if frame.is_data() => progress.touch(),

@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime};
 use linkerd2_proxy_api::identity::CertifyRequest;
 use linkerd2_proxy_api::identity::identity_client::IdentityClient;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::Identity;
 use crate::control::backoff::Retry;
+use crate::control::metrics::ControlMetrics;
 use crate::metrics::{Counter, Gauge, Labels, Registry};
 
 /// The shortest and the longest time between two renewals.
@@ -23,13 +25,14 @@ pub(crate) async fn run(
     identity: Arc<Identity>,
     token_file: PathBuf,
     mut client: IdentityClient<Channel>,
+    requests: ControlMetrics,
     registry: Registry,
     stop: CancellationToken,
 ) {
     let metrics = CertMetrics::new(&registry);
     let mut retry = Retry::new();
     loop {
-        let pause = match certify(&identity, &token_file, &mut client).await {
+        let pause = match certify(&identity, &token_file, &mut client, &requests).await {
             Ok((made, expires)) => {
                 metrics.refreshed(expires);
                 retry.reset();
@@ -45,6 +48,7 @@ pub(crate) async fn run(
                 pause
             }
             Err(error) => {
+                metrics.failures.increment();
                 let pause = retry.next();
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -65,6 +69,7 @@ async fn certify(
     identity: &Identity,
     token_file: &std::path::Path,
     client: &mut IdentityClient<Channel>,
+    requests: &ControlMetrics,
 ) -> anyhow::Result<(SystemTime, SystemTime)> {
     use anyhow::Context as _;
     let token = tokio::fs::read(token_file)
@@ -81,8 +86,17 @@ async fn certify(
         certificate_signing_request: identity.csr(),
     });
     request.set_timeout(TIMEOUT);
-    let response = tokio::time::timeout(TIMEOUT, client.certify(request))
-        .await
+    let began = requests.begin();
+    let response = tokio::time::timeout(TIMEOUT, client.certify(request)).await;
+    requests.end(
+        began,
+        match &response {
+            Ok(Ok(_)) => Code::Ok,
+            Ok(Err(status)) => status.code(),
+            Err(_) => Code::DeadlineExceeded,
+        },
+    );
+    let response = response
         .context("the control plane did not answer in time")?
         .map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?
         .into_inner();
@@ -94,6 +108,7 @@ async fn certify(
 
 struct CertMetrics {
     refreshes: Counter,
+    failures: Counter,
     refreshed_at: Gauge,
     expires_at: Gauge,
 }
@@ -101,12 +116,16 @@ struct CertMetrics {
 impl CertMetrics {
     fn new(registry: &Registry) -> Self {
         let none = Labels::new();
-        Self {
-            refreshes: registry.counter(
+        let refreshes = |result: &str| {
+            registry.counter(
                 "control_identity_cert_refreshes_total",
-                "Certificates that were installed.",
-                &none,
-            ),
+                "Certificates that were asked for.",
+                &Labels::new().with("result", result),
+            )
+        };
+        Self {
+            refreshes: refreshes("ok"),
+            failures: refreshes("error"),
             refreshed_at: registry.gauge(
                 "control_identity_cert_refresh_timestamp_seconds",
                 "When the certificate was installed.",

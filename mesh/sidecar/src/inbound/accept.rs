@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Shared;
+use super::decision::PeerLabels;
 use crate::http::server::HttpVersion;
 use crate::identity::peer_name;
 use crate::io::{Io, TcpCounts};
@@ -104,9 +105,9 @@ impl Acceptor {
     /// that is named is a series.
     pub(super) fn count(&self, peer: &Peer, version: Option<HttpVersion>, followed: bool) {
         let name = match version {
-            Some(HttpVersion::Http2) => "HTTP/2",
-            Some(HttpVersion::Http1) => "HTTP/1",
-            None => "none",
+            Some(HttpVersion::Http2) => "http/2",
+            Some(HttpVersion::Http1) => "http/1",
+            None => "",
         };
         let labels = Labels::new().with("session_protocol", name);
         let labels = if followed {
@@ -127,13 +128,11 @@ impl Acceptor {
     }
 
     /// The bytes of a connection to a port that is followed, counted.
-    pub(super) fn counted(&self, tls: TlsStream<TcpStream>, peer: &Peer) -> Io {
+    pub(super) fn counted(&self, tls: TlsStream<TcpStream>, labels: &PeerLabels) -> Io {
         let labels = Labels::new()
             .with("direction", "inbound")
             .with("peer", "src")
-            .with("tls", "true")
-            .with("client_id", &peer.identity)
-            .with("target_port", peer.port);
+            .and(&labels.of_server());
         Io::tls(
             tokio_rustls::TlsStream::from(tls),
             TcpCounts::new(&self.registry, &labels),

@@ -58,13 +58,12 @@ impl App {
     }
 
     /// What is counted of all connections to the app.
-    pub(super) fn counts(registry: &Registry, address: SocketAddr) -> TcpCounts {
+    pub(super) fn counts(registry: &Registry) -> TcpCounts {
         let labels = Labels::new()
             .with("direction", "inbound")
             .with("peer", "dst")
             .with("tls", "no_identity")
-            .with("no_tls_reason", "loopback")
-            .with("target_addr", address);
+            .with("no_tls_reason", "loopback");
         TcpCounts::new(registry, &labels)
     }
 

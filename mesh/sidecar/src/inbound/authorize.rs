@@ -6,12 +6,11 @@ use tokio::time::Instant;
 use tower::Layer;
 
 use super::accept::Peer;
+use super::decision::{Decision, PeerLabels};
 use super::port::Port;
 use crate::error::ProxyError;
-use crate::http::observe::{End, Observe};
+use crate::http::observe::End;
 use crate::http::{Request, Response, Serve};
-use crate::metrics::responses::{HttpMetrics, Statuses, Style};
-use crate::metrics::{Counter, Labels};
 use crate::policy::authz::Authorization;
 use crate::policy::inbound::{Route, ServerPolicy};
 use crate::policy::matching;
@@ -42,15 +41,6 @@ struct Decided {
     routes: Vec<Option<Arc<Decision>>>,
 }
 
-#[derive(Debug)]
-struct Decision {
-    admitted: bool,
-    /// `inbound_http_authz_allow_total` or `_deny_total`.
-    counter: Counter,
-    http: HttpMetrics,
-    statuses: Statuses,
-}
-
 impl<S> Layer<S> for AuthorizeLayer {
     type Service = Authorize<S>;
 
@@ -72,37 +62,23 @@ impl<S: Serve> Serve for Authorize<S> {
     async fn call(&self, mut request: Request) -> Result<Response, ProxyError> {
         let since = Instant::now();
         let (policy, route_index, rule_index, decision) = self.decide(&request)?;
-        decision.http.requests.increment();
-        decision.counter.increment();
-        let result = match self.admit(&policy, &decision, since) {
+        self.admit(&policy, &decision, since)?;
+        decision.begin(&mut request);
+        let filtered = policy
+            .protocol
+            .routes()
+            .and_then(|routes| filter(&routes[route_index], rule_index, &mut request));
+        let result = match filtered {
+            Ok(()) => self.inner.call(request).await,
             Err(error) => Err(error),
-            Ok(()) => {
-                let filtered = policy
-                    .protocol
-                    .routes()
-                    .and_then(|routes| filter(&routes[route_index], rule_index, &mut request));
-                match filtered {
-                    Ok(()) => self.inner.call(request).await,
-                    Err(error) => Err(error),
-                }
-            }
         };
         match result {
             Ok(mut response) => {
-                response
-                    .body_mut()
-                    .observe(Box::new(Following { decision, since }));
+                response.body_mut().observe(decision.follow(since));
                 Ok(response)
             }
             Err(error) => {
-                let (status, code) = error.status();
-                let end = End {
-                    status,
-                    grpc_status: Some(code as u8),
-                    error: Some(error.clone()),
-                    cancelled: false,
-                };
-                decision.ended(&end, since, Instant::now());
+                decision.ended(&End::of_error(&error), since, Instant::now());
                 Err(error)
             }
         }
@@ -127,7 +103,11 @@ impl<S> Authorize<S> {
             routes: decisions,
         } = &mut *decided;
         let routes = policy.protocol.routes()?;
-        let (route, rule) = matching::find(routes, request).ok_or(ProxyError::NoRoute)?;
+        let Some((route, rule)) = matching::find(routes, request) else {
+            self.peer_labels(policy)
+                .route_not_found(&self.port.registry);
+            return Err(ProxyError::NoRoute);
+        };
         if decisions.is_empty() {
             decisions.resize_with(routes.len(), || None);
         }
@@ -146,50 +126,18 @@ impl<S> Authorize<S> {
         let (ip, identity) = (self.peer.address.ip(), Some(&*self.peer.identity));
         let all = || route.authorizations.iter().chain(&policy.authorizations);
         let admitting: Option<&Authorization> = all().find(|authz| authz.admits(ip, identity));
-        let registry = &self.port.registry;
-        let labels = Labels::new()
-            .with("target_port", self.port.number)
-            .with("tls", "true")
-            .with("client_id", &self.peer.identity)
-            .and(&policy.meta.labels("srv"))
-            .and(&route.meta.labels("route"));
-        let labels = match admitting {
-            Some(authz) => labels.and(&authz.meta.labels("authz")),
-            None => labels,
-        };
-        let counter = match admitting {
-            Some(_) => registry.counter(
-                "inbound_http_authz_allow_total",
-                "Requests that were authorized.",
-                &labels,
-            ),
-            None => {
-                tracing::info!(
-                    client = %self.peer.identity, server = %policy.meta, route = %route.meta, port = self.port.number,
-                    "Request denied"
-                );
-                registry.counter(
-                    "inbound_http_authz_deny_total",
-                    "Requests that were denied.",
-                    &labels,
-                )
-            }
-        };
-        let labels = Labels::new()
-            .with("direction", "inbound")
-            .with("peer", "src")
-            .and(&labels);
-        let (name, style) = if route.grpc {
-            ("inbound_grpc_statuses_total", Style::Grpc)
-        } else {
-            ("inbound_http_statuses_total", Style::Http)
-        };
-        Decision {
-            admitted: admitting.is_some(),
-            counter,
-            http: HttpMetrics::new(registry, &labels),
-            statuses: Statuses::new(registry, name, "Responses by status.", &labels, style),
+        if admitting.is_none() {
+            tracing::info!(
+                client = %self.peer.identity, server = %policy.meta, route = %route.meta, port = self.port.number,
+                "Request denied"
+            );
         }
+        let authz = admitting.map(|authz| &*authz.meta);
+        Decision::new(&self.port.registry, &self.peer_labels(policy), route, authz)
+    }
+
+    fn peer_labels(&self, policy: &ServerPolicy) -> PeerLabels {
+        PeerLabels::new(self.port.address, &policy.meta, &self.peer.identity)
     }
 
     fn admit(
@@ -198,6 +146,7 @@ impl<S> Authorize<S> {
         decision: &Decision,
         now: Instant,
     ) -> Result<(), ProxyError> {
+        decision.decided.increment();
         if !decision.admitted {
             return Err(ProxyError::Unauthorized);
         }
@@ -207,18 +156,11 @@ impl<S> Authorize<S> {
         limit
             .check(Some(&self.peer.identity), now)
             .map_err(|scope| {
-                let labels = Labels::new()
-                    .with("target_port", self.port.number)
-                    .and(&policy.meta.labels("srv"))
-                    .with("ratelimit_scope", scope.label());
-                self.port
-                    .registry
-                    .counter(
-                        "inbound_http_local_ratelimit_total",
-                        "Requests that a rate limit refused.",
-                        &labels,
-                    )
-                    .increment();
+                self.peer_labels(policy).rate_limited(
+                    &self.port.registry,
+                    limit.meta.as_ref(),
+                    scope,
+                );
                 ProxyError::RateLimited
             })
     }
@@ -233,22 +175,4 @@ fn filter(route: &Route, rule: usize, request: &mut Request) -> Result<(), Proxy
     filters
         .iter()
         .try_for_each(|filter| filter.request(&uri, request.headers_mut()))
-}
-
-impl Decision {
-    fn ended(&self, end: &End, since: Instant, now: Instant) {
-        self.http.response(end, since, now);
-        self.statuses.count(end);
-    }
-}
-
-struct Following {
-    decision: Arc<Decision>,
-    since: Instant,
-}
-
-impl Observe for Following {
-    fn end(&mut self, end: &End, now: Instant) {
-        self.decision.ended(end, self.since, now);
-    }
 }

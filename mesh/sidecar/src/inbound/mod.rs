@@ -3,6 +3,7 @@
 mod accept;
 mod app;
 mod authorize;
+mod decision;
 mod handshakes;
 mod identify;
 mod peers;
@@ -26,10 +27,12 @@ use crate::http::server::{self, HttpVersion, Violations, limits};
 use crate::http::{RequestBody, orig_proto};
 use crate::identity::Identity;
 use crate::io::Io;
-use crate::metrics::Registry;
+use crate::metrics::errors::Errors;
+use crate::metrics::{Labels, Registry};
 use accept::{Acceptor, Peer};
 use app::App;
 use authorize::{Authorize, AuthorizeLayer};
+use decision::{BytesAuthz, PeerLabels};
 pub(crate) use handshakes::{Handshake, Handshakes};
 use identify::{Identify, IdentifyLayer};
 use peers::Admitted;
@@ -114,11 +117,12 @@ impl Inbound {
             );
             return;
         };
-        let io = self.acceptor.counted(tls, &peer);
         tokio::select! {
             () = port.settled() => {}
             () = drain.cancelled() => return,
         }
+        let labels = PeerLabels::new(port.address, &port.policy().meta, &peer.identity);
+        let io = self.acceptor.counted(tls, &labels);
         match protocol {
             Some(version) => {
                 let stack = self.stack(port, peer, &admitted);
@@ -159,9 +163,15 @@ impl Inbound {
     fn stack(&self, port: Arc<Port>, peer: Peer, admitted: &Admitted) -> Stack {
         let app = port.app(&peer.identity);
         let identify = IdentifyLayer::new(&peer);
+        let labels = Labels::new()
+            .with_target(port.address)
+            .and(&decision::server_labels(&port.policy().meta, port.address));
+        let errors = Errors::new(&self.shared.registry, "inbound_http_errors_total", labels);
         ServiceBuilder::new()
             // Outermost: whatever fails below is answered in the peer's own terms.
-            .layer(RespondLayer)
+            .layer(RespondLayer {
+                errors: Arc::new(errors),
+            })
             // Before any work: what cannot be served is refused at once.
             .layer(ShedLayer {
                 in_flight: Arc::clone(&self.shared.in_flight),
@@ -189,11 +199,12 @@ impl Inbound {
         // The first look is at the policy that applies now, each one after it at a change.
         policy.mark_changed();
         let refused = async {
+            let mut counted = BytesAuthz::new(&self.shared.registry, port.address, &peer.identity);
             while policy.changed().await.is_ok() {
-                let refused = policy
-                    .borrow_and_update()
-                    .refuses_bytes(peer.address.ip(), &peer.identity);
-                if let Some(refused) = refused {
+                let policy = policy.borrow_and_update();
+                let decided = policy.admits_bytes(peer.address.ip(), &peer.identity);
+                counted.decided(&policy.meta, decided.as_ref().ok().copied());
+                if let Err(refused) = decided {
                     return refused;
                 }
             }

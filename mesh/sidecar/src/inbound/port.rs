@@ -19,7 +19,8 @@ use crate::policy::inbound::ServerPolicy;
 pub(crate) struct Port {
     /// Its number.
     pub(super) number: u16,
-    address: SocketAddr,
+    /// Where the app listens.
+    pub(super) address: SocketAddr,
     counts: TcpCounts,
     /// The app, by the peer that it is for.
     apps: Mutex<HashMap<Arc<str>, Arc<App>>>,
@@ -39,7 +40,7 @@ impl Port {
         let address = SocketAddr::new(shared.app, number);
         Self {
             number,
-            counts: App::counts(&shared.registry, address),
+            counts: App::counts(&shared.registry),
             address,
             apps: Mutex::default(),
             registry: shared.registry.clone(),

@@ -28,6 +28,14 @@ impl Labels {
         self
     }
 
+    /// Adds `target_addr`, `target_ip`, `target_port`.
+    #[must_use]
+    pub fn with_target(self, target: std::net::SocketAddr) -> Self {
+        self.with("target_addr", target)
+            .with("target_ip", target.ip())
+            .with("target_port", target.port())
+    }
+
     /// Adds all of another set.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {

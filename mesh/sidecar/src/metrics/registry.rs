@@ -1,108 +1,17 @@
-//! Families of series, and the handles that count in them.
+//! Families of series, by name and labels.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Labels;
+use super::handles::{Counter, FloatGauge, Gauge, Handle, Histogram};
 
 /// How long a series without handles is still rendered, so that a scrape does not miss its last value.
 const RETAIN: Duration = Duration::from_secs(600);
-
-/// A number that only grows.
-#[derive(Clone, Debug, Default)]
-pub struct Counter(Arc<AtomicU64>);
-
-impl Counter {
-    /// Adds one.
-    pub fn increment(&self) {
-        self.add(1);
-    }
-
-    /// Adds `n`.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// What it counted.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A number that goes up and down.
-#[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<AtomicI64>);
-
-impl Gauge {
-    /// Adds `n`, which may be negative.
-    pub fn add(&self, n: i64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// Replaces the number.
-    pub fn set(&self, n: i64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-}
-
-/// Counts of values by their size.
-#[derive(Clone, Debug)]
-pub struct Histogram(Arc<Cells>);
-
-#[derive(Debug)]
-struct Cells {
-    bounds: &'static [f64],
-    counts: Box<[AtomicU64]>,
-    /// In millionths, so that one atomic holds fractions too.
-    sum_micros: AtomicU64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Cells {
-            bounds,
-            counts,
-            sum_micros: AtomicU64::new(0),
-        }))
-    }
-
-    /// Counts a value.
-    pub fn record(&self, value: f64) {
-        let at = self.0.bounds.partition_point(|bound| *bound < value);
-        self.0.counts[at].fetch_add(1, Ordering::Relaxed);
-        self.0
-            .sum_micros
-            .fetch_add((value * 1e6) as u64, Ordering::Relaxed);
-    }
-
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let comma = if labels.is_empty() { "" } else { "," };
-        let mut count = 0;
-        for (at, cell) in self.0.counts.iter().enumerate() {
-            count += cell.load(Ordering::Relaxed);
-            let bound = self
-                .0
-                .bounds
-                .get(at)
-                .map_or_else(|| "+Inf".to_owned(), |bound| format!("{bound:?}"));
-            let _ = writeln!(
-                out,
-                "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}"
-            );
-        }
-        let sum = self.0.sum_micros.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(
-            out,
-            "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"
-        );
-    }
-}
 
 /// All families of a process. A clone is the same registry.
 #[derive(Clone, Debug, Default)]
@@ -119,24 +28,6 @@ struct Family {
 struct Series {
     handle: Handle,
     unused_since: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-enum Handle {
-    Counter(Counter),
-    Gauge(Gauge),
-    Histogram(Histogram),
-}
-
-impl Handle {
-    fn is_held(&self) -> bool {
-        let count = match self {
-            Self::Counter(counter) => Arc::strong_count(&counter.0),
-            Self::Gauge(gauge) => Arc::strong_count(&gauge.0),
-            Self::Histogram(histogram) => Arc::strong_count(&histogram.0),
-        };
-        count > 1
-    }
 }
 
 impl Registry {
@@ -157,6 +48,21 @@ impl Registry {
         }) {
             Handle::Gauge(gauge) => gauge,
             _ => Gauge::default(),
+        }
+    }
+
+    /// The gauge with a fraction of this name and these labels.
+    pub fn float_gauge(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &Labels,
+    ) -> FloatGauge {
+        match self.series(name, help, "gauge", labels, || {
+            Handle::FloatGauge(FloatGauge::default())
+        }) {
+            Handle::FloatGauge(gauge) => gauge,
+            _ => FloatGauge::default(),
         }
     }
 
@@ -241,20 +147,7 @@ impl Registry {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
             for (labels, handle) in series {
-                let labels = labels.as_str();
-                match handle {
-                    Handle::Counter(counter) => {
-                        let _ = writeln!(out, "{name}{{{labels}}} {}", counter.get());
-                    }
-                    Handle::Gauge(gauge) => {
-                        let _ = writeln!(
-                            out,
-                            "{name}{{{labels}}} {}",
-                            gauge.0.load(Ordering::Relaxed)
-                        );
-                    }
-                    Handle::Histogram(histogram) => histogram.render(&mut out, name, labels),
-                }
+                handle.render(&mut out, name, labels.as_str());
             }
         }
         out
@@ -284,7 +177,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("latency_ms_bucket{le=\"1.0\"} 1\nlatency_ms_bucket{le=\"5.0\"} 2\n"),
+            text.contains("latency_ms_bucket{le=\"1\"} 1\nlatency_ms_bucket{le=\"5\"} 2\n"),
             "{text}"
         );
         assert!(

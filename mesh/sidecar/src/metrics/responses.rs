@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Counter, Histogram, LATENCY_MS, Labels, Registry};
+use super::{Counter, FRAME_BYTES, Histogram, LATENCY_MS, Labels, Registry};
 use crate::http::observe::{End, Observe};
 
 /// `request_total`, `response_total`, `response_latency_ms` with one set of labels.
@@ -14,6 +14,8 @@ pub(crate) struct HttpMetrics {
     /// Requests.
     pub(crate) requests: Counter,
     responses: Statuses,
+    latency_name: &'static str,
+    /// Of responses with status 200.
     latency: OnceLock<Histogram>,
     registry: Registry,
     labels: Labels,
@@ -22,15 +24,29 @@ pub(crate) struct HttpMetrics {
 impl HttpMetrics {
     /// With these labels.
     pub(crate) fn new(registry: &Registry, labels: &Labels) -> Self {
+        let names = ["request_total", "response_total", "response_latency_ms"];
+        Self::named(registry, names, labels)
+    }
+
+    /// Of requests to the control plane.
+    pub(crate) fn of_control(registry: &Registry, labels: &Labels) -> Self {
+        let names = [
+            "control_request_total",
+            "control_response_total",
+            "control_response_latency_ms",
+        ];
+        Self::named(registry, names, labels)
+    }
+
+    fn named(
+        registry: &Registry,
+        [requests, responses, latency_name]: [&'static str; 3],
+        labels: &Labels,
+    ) -> Self {
         Self {
-            requests: registry.counter("request_total", "Requests.", labels),
-            responses: Statuses::new(
-                registry,
-                "response_total",
-                "Responses.",
-                labels,
-                Style::Classified,
-            ),
+            requests: registry.counter(requests, "Requests.", labels),
+            responses: Statuses::new(registry, responses, "Responses.", labels, Style::Classified),
+            latency_name,
             latency: OnceLock::new(),
             registry: registry.clone(),
             labels: labels.clone(),
@@ -40,16 +56,23 @@ impl HttpMetrics {
     /// Counts a response.
     pub(crate) fn response(&self, end: &End, since: Instant, now: Instant) {
         self.responses.count(end);
-        let latency = self.latency.get_or_init(|| {
-            let labels = self.labels.clone().with("status_code", end.status.as_u16());
-            self.registry.histogram(
-                "response_latency_ms",
-                "Time to the end of the response.",
-                LATENCY_MS,
-                &labels,
-            )
-        });
-        latency.record(now.duration_since(since).as_secs_f64() * 1e3);
+        let millis = now.duration_since(since).as_secs_f64() * 1e3;
+        if end.status == http::StatusCode::OK {
+            let latency = self.latency.get_or_init(|| self.find(end));
+            latency.record(millis);
+        } else {
+            self.find(end).record(millis);
+        }
+    }
+
+    fn find(&self, end: &End) -> Histogram {
+        let labels = self.labels.clone().with("status_code", end.status.as_u16());
+        self.registry.histogram(
+            self.latency_name,
+            "Time to the end of the response.",
+            LATENCY_MS,
+            &labels,
+        )
     }
 }
 
@@ -62,6 +85,10 @@ pub(crate) enum Style {
     Grpc,
     /// `http_status`, `error`: the families of HTTP routes.
     Http,
+    /// `status` in numbers: gRPC on the way in.
+    InboundGrpc,
+    /// `status`: HTTP on the way in.
+    InboundHttp,
 }
 
 /// A counter for each status; those of a successful exchange are found without a lookup.
@@ -118,36 +145,37 @@ impl Statuses {
         let labels = self.labels.clone();
         let labels = match self.style {
             Style::Classified => {
-                let failed = end.error.is_some()
-                    || end.cancelled
-                    || end.status.is_server_error()
-                    || end.grpc_status.is_some_and(|code| code != 0);
-                let labels = labels
+                let failed = end.cancelled || end.is_failure();
+                labels
+                    .with("status_code", end.status.as_u16())
                     .with("classification", if failed { "failure" } else { "success" })
-                    .with("status_code", end.status.as_u16());
-                let labels = match end.grpc_status {
-                    Some(code) => labels.with("grpc_status", code),
-                    None => labels,
-                };
-                if error.is_empty() {
-                    labels
-                } else {
-                    labels.with("error", error)
-                }
+                    .with("grpc_status", number(end.grpc_status))
+                    .with("error", error)
             }
             Style::Grpc => {
-                let status = end
+                let code = end
                     .grpc_status
-                    .map(|code| name(Code::from_i32(code.into())))
-                    .unwrap_or_default();
-                labels.with("grpc_status", status).with("error", error)
+                    .map_or(Code::Unknown, |code| Code::from_i32(code.into()));
+                labels.with("grpc_status", name(code)).with("error", error)
             }
-            Style::Http => labels
-                .with("http_status", end.status.as_u16())
-                .with("error", error),
+            Style::Http => {
+                // Where there was no response there is no status.
+                let status = match &end.error {
+                    Some(_) => String::new(),
+                    None => end.status.as_u16().to_string(),
+                };
+                labels.with("http_status", status).with("error", error)
+            }
+            Style::InboundGrpc => labels.with("status", number(end.grpc_status)),
+            Style::InboundHttp => labels.with("status", end.status.as_u16()),
         };
         self.registry.counter(self.name, self.help, &labels)
     }
+}
+
+/// Nothing if there is none.
+fn number(grpc_status: Option<u8>) -> String {
+    grpc_status.map_or_else(String::new, |code| code.to_string())
 }
 
 fn name(code: Code) -> &'static str {
@@ -178,6 +206,7 @@ pub(crate) struct RouteMetrics {
     requests: Option<Counter>,
     statuses: Statuses,
     duration: Histogram,
+    frames: Histogram,
 }
 
 /// The names of one set of families.
@@ -191,6 +220,8 @@ pub(crate) struct RouteFamilies {
     pub(crate) duration: &'static str,
     /// The bounds of that.
     pub(crate) bounds: &'static [f64],
+    /// The sizes of frames: a route's of requests, a backend's of responses.
+    pub(crate) frames: &'static str,
     /// The status labels.
     pub(crate) style: Style,
 }
@@ -215,7 +246,18 @@ impl RouteMetrics {
                 families.bounds,
                 labels,
             ),
+            frames: registry.histogram(
+                families.frames,
+                "Sizes of frames of data.",
+                FRAME_BYTES,
+                labels,
+            ),
         }
+    }
+
+    /// Counts the frames of what these metrics are about.
+    pub(crate) fn frames(&self) -> &Histogram {
+        &self.frames
     }
 
     /// Counts a request.
@@ -233,21 +275,40 @@ impl RouteMetrics {
     }
 }
 
-/// Counts the end of a response in some metrics.
+/// Counts the end of a response, and its frames, in some metrics.
 #[derive(Debug)]
 pub(crate) struct RouteObserver {
     metrics: std::sync::Arc<RouteMetrics>,
     since: Instant,
+    frames: bool,
 }
 
 impl RouteObserver {
     /// Of a request that began at `since`.
     pub(crate) fn new(metrics: std::sync::Arc<RouteMetrics>, since: Instant) -> Self {
-        Self { metrics, since }
+        Self {
+            metrics,
+            since,
+            frames: false,
+        }
+    }
+
+    /// Of the frames too.
+    pub(crate) fn with_frames(self) -> Self {
+        Self {
+            frames: true,
+            ..self
+        }
     }
 }
 
 impl Observe for RouteObserver {
+    fn data(&mut self, len: usize) {
+        if self.frames {
+            self.metrics.frames.record(len as f64);
+        }
+    }
+
     fn end(&mut self, end: &End, now: Instant) {
         self.metrics.response(end, self.since, now);
     }

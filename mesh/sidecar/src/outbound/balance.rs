@@ -1,6 +1,8 @@
 //! P2C: of two endpoints taken at random, the less loaded one. While none can be used requests wait, up to a limit
 //! in number and time; from then on they fail at once until one can.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +13,7 @@ use rand::RngExt as _;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use self::metrics::{Metrics, Queue};
 use super::Shared;
 use super::breaker::Admit;
 use super::endpoint::{Endpoint, Settings};
@@ -51,7 +54,7 @@ pub(crate) struct Balancer {
     state: Mutex<State>,
     changed: Arc<Notify>,
     waiting: AtomicUsize,
-    gauges: [Gauge; 2],
+    queue: Queue,
 }
 
 #[derive(Debug)]
@@ -62,7 +65,9 @@ struct State {
     new: bool,
     endpoints: Vec<(SocketAddr, Arc<Endpoint>)>,
     unavailable_since: Option<Instant>,
-    counted: [i64; 2],
+    /// Requests fail at once.
+    shut: bool,
+    metrics: Metrics,
 }
 
 enum Pick {
@@ -83,15 +88,8 @@ impl Balancer {
         updates: watch::Receiver<Arc<Endpoints>>,
         labels: &Labels,
     ) -> Arc<Self> {
-        let gauge = |state: &str| {
-            let labels = labels.clone().with("endpoint_state", state);
-            shared.registry.gauge(
-                "outbound_http_balancer_endpoints",
-                "Endpoints of a balancer by state.",
-                &labels,
-            )
-        };
-        let gauges = [gauge("ready"), gauge("pending")];
+        let metrics = Metrics::new(&shared.registry, labels, key.failfast);
+        let queue = Queue::new(&shared.registry, labels);
         Arc::new(Self {
             key,
             shared: Arc::clone(shared),
@@ -101,12 +99,13 @@ impl Balancer {
                 new: true,
                 endpoints: Vec::new(),
                 unavailable_since: None,
-                counted: [0; 2],
+                shut: false,
+                metrics,
             }),
             updates,
             changed: Arc::new(Notify::new()),
             waiting: AtomicUsize::new(0),
-            gauges,
+            queue,
         })
     }
 
@@ -166,10 +165,14 @@ impl Balancer {
             Some((endpoint, false)) => Some((Arc::clone(endpoint), false)),
             None => None,
         };
-        self.count(&mut state, usable);
+        let all = state.endpoints.len();
+        state.metrics.count(usable as usize, all);
         match found {
             Some((endpoint, probe)) => {
                 state.unavailable_since = None;
+                if std::mem::take(&mut state.shut) {
+                    state.metrics.opened();
+                }
                 Pick::Endpoint(endpoint, probe)
             }
             None => Pick::None {
@@ -181,6 +184,9 @@ impl Balancer {
 
     fn update(&self, state: &mut State) {
         let endpoints = Arc::clone(&state.updates.borrow_and_update());
+        if endpoints.known {
+            state.metrics.updated();
+        }
         let mut kept: HashMap<_, _> = std::mem::take(&mut state.endpoints).into_iter().collect();
         for (address, spec) in &endpoints.by_address {
             let same = kept
@@ -212,32 +218,18 @@ impl Balancer {
         }
     }
 
-    /// The gauges are shared by all threads' balancers: each adds what changed of its own.
-    fn count(&self, state: &mut State, usable: u32) {
-        let now = [
-            i64::from(usable),
-            state.endpoints.len() as i64 - i64::from(usable),
-        ];
-        if now != state.counted {
-            for ((gauge, now), before) in self.gauges.iter().zip(now).zip(state.counted) {
-                gauge.add(now - before);
-            }
-            state.counted = now;
-        }
-    }
-
     /// Waits for something to change: an endpoint, a connection, a probe's time, or the limit.
     async fn wait(&self, since: Instant, next: Option<Instant>) -> Result<(), ProxyError> {
         let limit = since + self.key.failfast;
         let error = || ProxyError::FailFast(Arc::clone(&self.authority));
         if Instant::now() >= limit {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::replace(&mut state.shut, true) {
+                state.metrics.shut();
+            }
             return Err(error());
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.key.queue.max(MIN_QUEUE) {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(ProxyError::LoadShed("balancer queue"));
-        }
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = Waiting::enter(self)?;
         let mut updates = self.updates.clone();
         let woken = self.changed.notified();
         // What changed between the pick and the line above would be missed for good: look again soon.
@@ -258,43 +250,61 @@ const MIN_QUEUE: usize = 1000;
 /// How often waiting requests look without being told.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-struct Waiting<'a>(&'a AtomicUsize);
+/// A request that waits.
+struct Waiting<'a>(&'a AtomicUsize, &'a Gauge);
+
+impl<'a> Waiting<'a> {
+    fn enter(balancer: &'a Balancer) -> Result<Self, ProxyError> {
+        balancer.queue.length.add(1);
+        let before = balancer.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Self(&balancer.waiting, &balancer.queue.length);
+        if before >= balancer.key.queue.max(MIN_QUEUE) {
+            return Err(ProxyError::LoadShed("balancer queue"));
+        }
+        Ok(waiting)
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Balancer {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for (gauge, counted) in self.gauges.iter().zip(state.counted) {
-            gauge.add(-counted);
-        }
+        self.1.add(-1);
     }
 }
 
 impl Serve for Balancer {
     async fn call(&self, mut request: Request) -> Result<Response, ProxyError> {
+        self.queue.requests.increment();
+        let came = Instant::now();
+        let mut now = came;
         let mut limit = None;
         loop {
-            match self.pick(Instant::now()) {
-                Pick::Endpoint(endpoint, probe) => match endpoint.send(request, probe).await {
-                    Ok(response) => return Ok(response),
-                    Err(SendError::Failed(error)) => return Err(error),
-                    // Its connection ended between the pick and the send: another takes the request.
-                    Err(SendError::NotSent(back)) => {
-                        request = back;
-                        // Not for ever: connections may come and go as fast as they are picked.
-                        let now = Instant::now();
-                        if now >= *limit.get_or_insert(now + self.key.failfast) {
-                            return Err(ProxyError::FailFast(Arc::clone(&self.authority)));
-                        }
-                        tokio::task::yield_now().await;
+            match self.pick(now) {
+                Pick::Endpoint(endpoint, probe) => {
+                    if limit.is_none() {
+                        let waited = now.saturating_duration_since(came);
+                        self.queue.latency.record(waited.as_secs_f64());
                     }
-                },
-                Pick::None { since, next } => Box::pin(self.wait(since, next)).await?,
+                    let sent = endpoint.send(request, probe).await;
+                    match sent {
+                        Ok(response) => return Ok(response),
+                        Err(SendError::Failed(error)) => return Err(error),
+                        // Its connection ended between the pick and the send: another takes the request.
+                        Err(SendError::NotSent(back)) => {
+                            request = back;
+                            // Not for ever: connections may come and go as fast as they are picked.
+                            now = Instant::now();
+                            if now >= *limit.get_or_insert(now + self.key.failfast) {
+                                return Err(ProxyError::FailFast(Arc::clone(&self.authority)));
+                            }
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                }
+                Pick::None { since, next } => {
+                    Box::pin(self.wait(since, next)).await?;
+                    now = Instant::now();
+                }
             }
         }
     }

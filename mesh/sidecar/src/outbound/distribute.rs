@@ -75,19 +75,14 @@ impl Serve for Distribute {
                 for filter in &backend.filters {
                     filter.response(response.headers_mut());
                 }
-                response.body_mut().observe(Box::new(RouteObserver::new(
-                    Arc::clone(&backend.metrics),
-                    since,
-                )));
+                let observer = RouteObserver::new(Arc::clone(&backend.metrics), since);
+                response
+                    .body_mut()
+                    .observe(Box::new(observer.with_frames()));
                 Ok(response)
             }
             Err(error) => {
-                let end = End {
-                    status: error.status().0,
-                    grpc_status: None,
-                    error: Some(error.clone()),
-                    cancelled: false,
-                };
+                let end = End::of_error(&error);
                 backend.metrics.response(&end, since, Instant::now());
                 Err(error)
             }

@@ -88,12 +88,8 @@ impl Endpoint {
         let local = shared.local_ips.contains(&address.ip());
         let tls = if local { None } else { spec.identity.clone() };
         let labels = Labels::new()
-            .with("direction", "outbound")
-            .with("peer", "dst")
             .with("authority", settings.authority)
-            .with("target_addr", address)
-            .with("target_ip", address.ip())
-            .with("target_port", address.port());
+            .with_target(address);
         let labels = match &tls {
             Some(identity) => labels.with("tls", "true").with("server_id", identity),
             None => labels.with("tls", "no_identity").with(
@@ -106,7 +102,9 @@ impl Endpoint {
             ),
         };
         let labels = labels.and(&spec.labels);
-        let counts = TcpCounts::new(&shared.registry, &labels);
+        let outbound = Labels::new().with("direction", "outbound");
+        let tcp = outbound.clone().with("peer", "dst").and(&labels);
+        let counts = TcpCounts::new(&shared.registry, &tcp);
         let connect = connector(shared, address, &spec, tls, counts);
         let transport = if settings.http2 || spec.h2 {
             let name = address.to_string().into();
@@ -125,7 +123,7 @@ impl Endpoint {
             breaker: settings.breaker,
             failfast: settings.failfast,
             transport,
-            metrics: HttpMetrics::new(&shared.registry, &labels),
+            metrics: HttpMetrics::new(&shared.registry, &outbound.and(&labels)),
             spec,
         }
     }
@@ -191,12 +189,7 @@ impl Endpoint {
             }
             Err(SendError::Failed(error)) => {
                 self.metrics.requests.increment();
-                let end = End {
-                    status: error.status().0,
-                    grpc_status: None,
-                    error: Some(error.clone()),
-                    cancelled: false,
-                };
+                let end = End::of_error(&error);
                 following.end(&end, Instant::now());
                 Err(SendError::Failed(error))
             }

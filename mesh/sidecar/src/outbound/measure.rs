@@ -7,7 +7,7 @@ use tower::Layer;
 
 use crate::error::ProxyError;
 use crate::http::observe::End;
-use crate::http::{Request, Response, Serve, is_grpc};
+use crate::http::{Request, Response, Serve};
 use crate::metrics::responses::{RouteMetrics, RouteObserver};
 
 /// Makes [`Measured`].
@@ -33,9 +33,9 @@ impl<S> Layer<S> for MeasureLayer {
 }
 
 impl<S: Serve> Serve for Measured<S> {
-    async fn call(&self, request: Request) -> Result<Response, ProxyError> {
+    async fn call(&self, mut request: Request) -> Result<Response, ProxyError> {
         let since = Instant::now();
-        let grpc = is_grpc(request.headers());
+        request.body_mut().count_frames(self.metrics.frames());
         let result = self.inner.call(request).await;
         match result {
             Ok(mut response) => {
@@ -46,13 +46,7 @@ impl<S: Serve> Serve for Measured<S> {
                 Ok(response)
             }
             Err(error) => {
-                let (status, code) = error.status();
-                let end = End {
-                    status,
-                    grpc_status: grpc.then_some(code as u8),
-                    error: Some(error.clone()),
-                    cancelled: false,
-                };
+                let end = End::of_error(&error);
                 self.metrics.response(&end, since, Instant::now());
                 Err(error)
             }

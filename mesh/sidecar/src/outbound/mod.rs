@@ -32,6 +32,7 @@ use crate::http::server::{self, Violations, limits};
 use crate::http::{RequestBody, Response};
 use crate::identity::Identity;
 use crate::io::{Io, TcpCounts};
+use crate::metrics::errors::Errors;
 use crate::metrics::{Labels, Registry};
 pub(crate) use breaker::Breakers;
 use destinations::Destinations;
@@ -66,16 +67,20 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     stack: Respond<Shed<Destinations>>,
-    counts: TcpCounts,
+    registry: Registry,
     violations: Violations,
 }
 
 impl Outbound {
     /// Builds it on the thread that uses it.
     pub(crate) fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        let name = "outbound_http_errors_total";
+        let errors = Errors::new(&shared.registry, name, Labels::new());
         let stack = ServiceBuilder::new()
             // Outermost: whatever fails below is answered in the client's own terms.
-            .layer(RespondLayer)
+            .layer(RespondLayer {
+                errors: Arc::new(errors),
+            })
             // Before any work: what cannot be served is refused at once.
             .layer(ShedLayer {
                 in_flight: Arc::clone(&shared.in_flight),
@@ -85,13 +90,9 @@ impl Outbound {
             })
             // By name to a destination, its route and the route's own stack.
             .service(Destinations::new(shared));
-        let labels = Labels::new()
-            .with("direction", "outbound")
-            .with("peer", "src")
-            .with("tls", "no_identity");
         Arc::new(Self {
             stack,
-            counts: TcpCounts::new(&shared.registry, &labels),
+            registry: shared.registry.clone(),
             violations: Violations::new(&shared.registry, "outbound"),
         })
     }
@@ -102,8 +103,16 @@ impl Outbound {
             version = server::detect(&stream, DETECT) => version,
             () = drain.cancelled() => return,
         };
-        let Ok(version) = version else { return };
-        let io = Io::plain(stream, self.counts.clone());
+        let (Ok(version), Ok(target)) = (version, stream.local_addr()) else {
+            return;
+        };
+        let labels = Labels::new()
+            .with("direction", "outbound")
+            .with("peer", "src")
+            .with_target(target)
+            .with("tls", "no_identity")
+            .with("no_tls_reason", "loopback");
+        let io = Io::plain(stream, TcpCounts::new(&self.registry, &labels));
         let outbound = Arc::clone(&self);
         let respond = move |request: http::Request<Incoming>| {
             let outbound = Arc::clone(&outbound);

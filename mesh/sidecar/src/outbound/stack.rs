@@ -13,7 +13,7 @@ use super::profile::Balancers;
 use super::retry::{RetryLayer, RetryMetrics, WithRetry};
 use super::timeouts::{TimeoutsLayer, WithTimeouts};
 use crate::metrics::responses::{RouteFamilies, RouteMetrics, Style};
-use crate::metrics::{BACKEND_SECONDS, Labels, ROUTE_SECONDS};
+use crate::metrics::{FEW_SECONDS, Labels, MANY_SECONDS};
 use crate::policy::meta::Meta;
 use crate::policy::outbound::{Backend, Distribution, Route, Rule};
 
@@ -32,12 +32,14 @@ pub(crate) fn of_rule(
     let labels = parent
         .labels_with_port("parent")
         .and(&route.meta.labels("route"));
+    // Linkerd's proxy can be told to fill it, and leaves it empty else: any caller could make it grow.
+    let of_route = labels.clone().with("hostname", "");
     let measured = Arc::new(RouteMetrics::new(
         &shared.registry,
         route_families(route.grpc),
-        &labels,
+        &of_route,
     ));
-    let retries = Arc::new(RetryMetrics::new(&shared.registry, route.grpc, &labels));
+    let retries = Arc::new(RetryMetrics::new(&shared.registry, route.grpc, &of_route));
     ServiceBuilder::new()
         // First, so that the request's own timeouts and retries are known below, and go no further than here.
         .layer(OverridesLayer {
@@ -97,13 +99,14 @@ fn distribute(
 }
 
 fn route_families(grpc: bool) -> RouteFamilies {
-    let bounds = ROUTE_SECONDS;
+    let bounds = FEW_SECONDS;
     if grpc {
         RouteFamilies {
             requests: None,
             statuses: "outbound_grpc_route_request_statuses_total",
             duration: "outbound_grpc_route_request_duration_seconds",
             bounds,
+            frames: "outbound_grpc_route_request_frame_size_bytes",
             style: Style::Grpc,
         }
     } else {
@@ -112,19 +115,21 @@ fn route_families(grpc: bool) -> RouteFamilies {
             statuses: "outbound_http_route_request_statuses_total",
             duration: "outbound_http_route_request_duration_seconds",
             bounds,
+            frames: "outbound_http_route_request_frame_size_bytes",
             style: Style::Http,
         }
     }
 }
 
 fn backend_families(grpc: bool) -> RouteFamilies {
-    let bounds = BACKEND_SECONDS;
+    let bounds = MANY_SECONDS;
     if grpc {
         RouteFamilies {
             requests: Some("outbound_grpc_route_backend_requests_total"),
             statuses: "outbound_grpc_route_backend_response_statuses_total",
             duration: "outbound_grpc_route_backend_response_duration_seconds",
             bounds,
+            frames: "outbound_grpc_route_backend_response_frame_size_bytes",
             style: Style::Grpc,
         }
     } else {
@@ -133,6 +138,7 @@ fn backend_families(grpc: bool) -> RouteFamilies {
             statuses: "outbound_http_route_backend_response_statuses_total",
             duration: "outbound_http_route_backend_response_duration_seconds",
             bounds,
+            frames: "outbound_http_route_backend_response_frame_size_bytes",
             style: Style::Http,
         }
     }

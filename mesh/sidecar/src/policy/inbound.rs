@@ -109,31 +109,31 @@ impl ServerPolicy {
         }
     }
 
-    /// Why this client may not send bytes, as a metric's label and in the log's words. The server's own authorizations
-    /// decide, as there are no routes: where there are, bytes would pass them by.
-    pub(crate) fn refuses_bytes(
+    /// The authorization that lets this client send bytes, or why it may not: a metric's label, and the log's words.
+    /// The server's own authorizations decide, as there are no routes: where there are, bytes would pass them by.
+    pub(crate) fn admits_bytes(
         &self,
         ip: IpAddr,
         identity: &str,
-    ) -> Option<(&'static str, &'static str)> {
+    ) -> Result<&Meta, (&'static str, &'static str)> {
         match &self.protocol {
             Protocol::Opaque => {}
-            Protocol::Http(_) => return Some(("not_opaque", "bytes to a port that speaks HTTP")),
+            Protocol::Http(_) => return Err(("not_opaque", "bytes to a port that speaks HTTP")),
             Protocol::Detect(_) => {
-                return Some((
+                return Err((
                     "not_detected",
                     "bytes to a port whose protocol is to be detected, which this sidecar does not do",
                 ));
             }
             Protocol::Invalid(_) => {
-                return Some(("invalid_policy", "the port's policy is invalid"));
+                return Err(("invalid_policy", "the port's policy is invalid"));
             }
         }
-        let admitted = self
-            .authorizations
+        self.authorizations
             .iter()
-            .any(|authz| authz.admits(ip, Some(identity)));
-        (!admitted).then_some(("unauthorized", "no authorization admits this peer"))
+            .find(|authz| authz.admits(ip, Some(identity)))
+            .map(|authz| &*authz.meta)
+            .ok_or(("unauthorized", "no authorization admits this peer"))
     }
 
     /// A policy that fails every request: the control plane's could not be understood.

@@ -66,10 +66,22 @@ impl Meta {
             .with(&format!("{prefix}_name"), &self.name)
     }
 
+    /// `<prefix>_group`, `<prefix>_kind`, `<prefix>_name`: on the way in the namespace is the pod's own.
+    pub(crate) fn inbound_labels(&self, prefix: &str) -> Labels {
+        Labels::new()
+            .with(&format!("{prefix}_group"), &self.group)
+            .with(&format!("{prefix}_kind"), &self.kind)
+            .with(&format!("{prefix}_name"), &self.name)
+    }
+
     /// With the port and the section too, as parents and backends have them.
     pub(crate) fn labels_with_port(&self, prefix: &str) -> Labels {
+        let port = match self.port {
+            0 => String::new(),
+            port => port.to_string(),
+        };
         self.labels(prefix)
-            .with(&format!("{prefix}_port"), self.port)
+            .with(&format!("{prefix}_port"), port)
             .with(&format!("{prefix}_section_name"), &self.section)
     }
 }

@@ -12,6 +12,7 @@ use linkerd2_proxy_api::inbound as proto;
 use tokio::time::Instant;
 
 use super::convert::Invalid;
+use super::meta::Meta;
 
 /// Which limit refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(crate) struct RateLimit {
     total: Option<Gcra>,
     identity: Option<(Duration, RwLock<Clients>)>,
     overrides: HashMap<String, Arc<Gcra>>,
+    /// The resource that says so, where it is named.
+    pub(crate) meta: Option<Meta>,
 }
 
 /// The limit of each identity that has called; `None` is a client without one.
@@ -59,6 +62,10 @@ impl RateLimit {
         let Some(limit) = limit else { return Ok(None) };
         let interval =
             |limit: proto::http_local_rate_limit::Limit| interval(limit.requests_per_second);
+        let meta = limit
+            .metadata
+            .map(|meta| Meta::from_proto(Some(meta)))
+            .transpose()?;
         let mut overrides = HashMap::new();
         for each in limit.overrides {
             let gcra = Arc::new(Gcra::new(interval(
@@ -82,6 +89,7 @@ impl RateLimit {
             total,
             identity,
             overrides,
+            meta,
         }))
     }
 

@@ -10,6 +10,7 @@ mod hostile;
 mod hostile_peers;
 mod identity;
 mod linkerd;
+mod metrics;
 mod outages;
 mod peers;
 mod policies;

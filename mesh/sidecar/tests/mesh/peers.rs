@@ -77,7 +77,7 @@ async fn rest(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
 }
 
 /// A connection of bytes to the app of orders, which becomes a port of bytes for it. It has passed some.
-async fn open_bytes(mesh: &Mesh) -> TlsStream<TcpStream> {
+pub(crate) async fn open_bytes(mesh: &Mesh) -> TlsStream<TcpStream> {
     let port = mesh.orders.app.address.port();
     let all = vec![policies::authz("all", &[])];
     mesh.control
