@@ -72,6 +72,14 @@ async fn every_hop_of_an_order_is_encrypted_and_known() -> anyhow::Result<()> {
             "no edge {from} -> {to}: {top}"
         );
     }
+    // Participants' streams are seen while they go on.
+    for participant in ["orders", "inventory", "payments"] {
+        let stream = edges
+            .iter()
+            .find(|edge| edge["from"] == participant && edge["to"] == "coordinator-0");
+        let live = stream.and_then(|edge| edge["live"].as_f64());
+        assert!(live >= Some(1.0), "no stream of {participant}: {top}");
+    }
     for edge in edges {
         let count = |name: &str| edge[name].as_f64().unwrap_or_default();
         assert_eq!(

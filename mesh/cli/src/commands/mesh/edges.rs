@@ -21,8 +21,17 @@ pub(super) struct Counts {
     pub(super) failure: f64,
     /// Responses that came over mTLS.
     pub(super) encrypted: f64,
+    /// Calls without an end yet: long-lived streams, most of all.
+    open: Open,
     /// Upper bounds in milliseconds, as the bits of an f64 (which order as the numbers do), with how many lie at or below.
     latency: BTreeMap<u64, f64>,
+}
+
+/// Calls that began, less those that ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Open {
+    all: f64,
+    encrypted: f64,
 }
 
 /// All edges of one look.
@@ -31,6 +40,17 @@ pub(super) type Edges = BTreeMap<Edge, Counts>;
 impl Counts {
     pub(super) fn all(&self) -> f64 {
         self.success + self.failure
+    }
+
+    /// Calls under way. A look is no single moment: one that ends meanwhile may be seen to end before it began.
+    pub(super) fn live(&self) -> f64 {
+        self.open.all.max(0.0)
+    }
+
+    /// Whether all of it is over mTLS; none if there is nothing.
+    pub(super) fn mtls(&self) -> Option<bool> {
+        let all = self.all() + self.live();
+        (all > 0.0).then(|| self.encrypted + self.open.encrypted.max(0.0) >= all)
     }
 
     /// Share of successes.
@@ -48,7 +68,7 @@ impl Counts {
         quantile(&buckets, share)
     }
 
-    /// What was counted since `before`; all of it when a sidecar began anew in between.
+    /// What was counted since `before`; all of it when a sidecar began anew in between. Calls under way are those of now.
     pub(super) fn since(&self, before: Option<&Counts>) -> Counts {
         let Some(before) = before.filter(|before| before.all() <= self.all()) else {
             return self.clone();
@@ -60,7 +80,17 @@ impl Counts {
             success: (self.success - before.success).max(0.0),
             failure: (self.failure - before.failure).max(0.0),
             encrypted: (self.encrypted - before.encrypted).max(0.0),
+            open: self.open,
             latency: self.latency.iter().map(less).collect(),
+        }
+    }
+}
+
+impl Open {
+    fn add(&mut self, sample: &Sample, calls: f64) {
+        self.all += calls;
+        if sample.label("tls") == "true" {
+            self.encrypted += calls;
         }
     }
 }
@@ -79,8 +109,14 @@ pub(super) fn add(edges: &mut Edges, from: &str, samples: &[Sample]) {
             to,
         };
         match sample.name.as_str() {
+            "request_total" => edges
+                .entry(edge)
+                .or_default()
+                .open
+                .add(sample, sample.value),
             "response_total" => {
                 let counts = edges.entry(edge).or_default();
+                counts.open.add(sample, -sample.value);
                 if is_failure(sample) {
                     counts.failure += sample.value;
                 } else {
@@ -128,7 +164,10 @@ mod tests {
     fn look(success: u32, failure: u32) -> Edges {
         let all = success + failure;
         let text = format!(
-            r#"response_total{{direction="outbound",dst_service="orders",tls="true",classification="success"}} {success}
+            r#"request_total{{direction="outbound",dst_service="orders",tls="true"}} {all}
+request_total{{direction="outbound",dst_service="stock",tls="true"}} 5
+request_total{{direction="outbound",dst_service="quiet",tls="no_identity"}} 1
+response_total{{direction="outbound",dst_service="orders",tls="true",classification="success"}} {success}
 response_total{{direction="outbound",dst_service="orders",tls="true",classification="failure"}} {failure}
 response_total{{direction="outbound",dst_service="stock",tls="true",classification="failure",grpc_status="5"}} 1
 response_total{{direction="outbound",dst_service="stock",tls="true",classification="failure",grpc_status="14"}} 1
@@ -145,10 +184,20 @@ response_total{{direction="inbound",tls="true",classification="success"}} 99"#
     #[test]
     fn edges_count_what_goes_out() {
         let edges = look(3, 1);
-        assert_eq!(edges.len(), 2);
-        let stock = edges.values().last().expect("two edges");
+        let of = |name: &str| {
+            let edge = edges.iter().find(|(edge, _)| edge.to == name);
+            edge.expect("it is called").1
+        };
+        assert_eq!(edges.len(), 3);
+        let stock = of("stock");
         assert_eq!((stock.success, stock.failure), (1.0, 1.0));
-        let (edge, counts) = edges.iter().next().expect("two edges");
+        // Streams that go on are seen, also where none has ended.
+        assert_eq!((stock.live(), stock.mtls()), (3.0, Some(true)));
+        assert_eq!(of("orders").live(), 0.0);
+        let quiet = of("quiet");
+        assert_eq!((quiet.live(), quiet.mtls()), (1.0, Some(false)));
+        assert_eq!(quiet.success_rate(), None);
+        let (edge, counts) = edges.iter().next().expect("three edges");
         assert_eq!(
             (edge.from.as_str(), edge.to.as_str()),
             ("gateway", "orders")
@@ -161,6 +210,9 @@ response_total{{direction="inbound",tls="true",classification="success"}} 99"#
     #[test]
     fn a_window_is_the_difference_and_survives_a_restart() {
         let (before, now) = (look(3, 1), look(5, 1));
+        let (stock, counts) = now.iter().find(|(edge, _)| edge.to == "stock").expect("it");
+        let window = counts.since(before.get(stock));
+        assert_eq!((window.all(), window.live()), (0.0, 3.0));
         let edge = now.keys().next().expect("one edge");
         let window = now[edge].since(before.get(edge));
         assert_eq!((window.success, window.failure), (2.0, 0.0));

@@ -94,7 +94,9 @@ async fn look(system: &System) -> anyhow::Result<Edges> {
 /// `seconds` is the length of the window; none for everything since the start.
 fn table(edges: &Edges, seconds: Option<f64>) -> String {
     let amount = if seconds.is_some() { "rps" } else { "calls" };
-    let header = ["from", "to", "mtls", "success", amount, "p50", "p95", "p99"];
+    let header = [
+        "from", "to", "mtls", "success", amount, "live", "p50", "p95", "p99",
+    ];
     let mut table = output::table(&header);
     for (edge, counts) in edges {
         let amount = match seconds {
@@ -111,6 +113,7 @@ fn table(edges: &Edges, seconds: Option<f64>) -> String {
             mtls(counts).into(),
             percent(counts),
             amount,
+            format!("{:.0}", counts.live()),
             latency(0.5),
             latency(0.95),
             latency(0.99),
@@ -120,12 +123,10 @@ fn table(edges: &Edges, seconds: Option<f64>) -> String {
 }
 
 fn mtls(counts: &Counts) -> &'static str {
-    if counts.all() <= 0.0 {
-        "-"
-    } else if counts.encrypted >= counts.all() {
-        "yes"
-    } else {
-        "NO"
+    match counts.mtls() {
+        None => "-",
+        Some(true) => "yes",
+        Some(false) => "NO",
     }
 }
 
@@ -142,6 +143,7 @@ fn json(edges: &Edges) -> serde_json::Value {
             "success": counts.success,
             "failure": counts.failure,
             "encrypted": counts.encrypted,
+            "live": counts.live(),
             "latencyMillis": {
                 "p50": counts.latency(0.5),
                 "p95": counts.latency(0.95),
