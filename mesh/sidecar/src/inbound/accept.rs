@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Shared;
-use super::decision::PeerLabels;
+use super::peer_labels::PeerLabels;
 use crate::http::server::HttpVersion;
 use crate::identity::peer_name;
 use crate::io::{Io, TcpCounts};

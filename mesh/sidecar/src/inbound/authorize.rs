@@ -6,7 +6,8 @@ use tokio::time::Instant;
 use tower::Layer;
 
 use super::accept::Peer;
-use super::decision::{Decision, PeerLabels};
+use super::decision::Decision;
+use super::peer_labels::{PeerLabels, Refusals};
 use super::port::Port;
 use crate::error::ProxyError;
 use crate::http::observe::End;
@@ -37,8 +38,22 @@ pub(crate) struct Authorize<S> {
 #[derive(Debug)]
 struct Decided {
     policy: Arc<ServerPolicy>,
+    refusals: Arc<Refusals>,
     /// By route.
     routes: Vec<Option<Arc<Decision>>>,
+}
+
+impl Decided {
+    /// Nothing yet.
+    fn new(policy: Arc<ServerPolicy>, port: &Port, peer: &Peer) -> Self {
+        let labels = PeerLabels::new(port.address, &policy.meta, &peer.identity);
+        let refusals = Refusals::new(&port.registry, labels, policy.rate_limit.as_ref());
+        Self {
+            policy,
+            refusals: Arc::new(refusals),
+            routes: Vec::new(),
+        }
+    }
 }
 
 impl<S> Layer<S> for AuthorizeLayer {
@@ -50,10 +65,7 @@ impl<S> Layer<S> for AuthorizeLayer {
             inner,
             port: Arc::clone(&self.port),
             peer: Arc::clone(&self.peer),
-            decided: Mutex::new(Decided {
-                policy,
-                routes: Vec::new(),
-            }),
+            decided: Mutex::new(Decided::new(policy, &self.port, &self.peer)),
         }
     }
 }
@@ -93,19 +105,16 @@ impl<S> Authorize<S> {
         let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
         // A policy binds new requests, also on connections that are older than it.
         if let Some(policy) = self.port.changed(&decided.policy) {
-            *decided = Decided {
-                policy,
-                routes: Vec::new(),
-            };
+            *decided = Decided::new(policy, &self.port, &self.peer);
         }
         let Decided {
             policy,
+            refusals,
             routes: decisions,
         } = &mut *decided;
         let routes = policy.protocol.routes()?;
         let Some((route, rule)) = matching::find(routes, request) else {
-            self.peer_labels(policy)
-                .route_not_found(&self.port.registry);
+            refusals.no_route();
             return Err(ProxyError::NoRoute);
         };
         if decisions.is_empty() {
@@ -114,7 +123,7 @@ impl<S> Authorize<S> {
         let decision = match &decisions[route] {
             Some(decision) => Arc::clone(decision),
             None => {
-                let decision = Arc::new(self.decision(policy, &routes[route]));
+                let decision = Arc::new(self.decision(policy, &routes[route], refusals));
                 decisions[route] = Some(Arc::clone(&decision));
                 decision
             }
@@ -122,7 +131,7 @@ impl<S> Authorize<S> {
         Ok((Arc::clone(policy), route, rule, decision))
     }
 
-    fn decision(&self, policy: &ServerPolicy, route: &Route) -> Decision {
+    fn decision(&self, policy: &ServerPolicy, route: &Route, refusals: &Arc<Refusals>) -> Decision {
         let (ip, identity) = (self.peer.address.ip(), Some(&*self.peer.identity));
         let all = || route.authorizations.iter().chain(&policy.authorizations);
         let admitting: Option<&Authorization> = all().find(|authz| authz.admits(ip, identity));
@@ -133,11 +142,7 @@ impl<S> Authorize<S> {
             );
         }
         let authz = admitting.map(|authz| &*authz.meta);
-        Decision::new(&self.port.registry, &self.peer_labels(policy), route, authz)
-    }
-
-    fn peer_labels(&self, policy: &ServerPolicy) -> PeerLabels {
-        PeerLabels::new(self.port.address, &policy.meta, &self.peer.identity)
+        Decision::new(&self.port.registry, refusals, route, authz)
     }
 
     fn admit(
@@ -156,11 +161,7 @@ impl<S> Authorize<S> {
         limit
             .check(Some(&self.peer.identity), now)
             .map_err(|scope| {
-                self.peer_labels(policy).rate_limited(
-                    &self.port.registry,
-                    limit.meta.as_ref(),
-                    scope,
-                );
+                decision.refusals.limited(scope);
                 ProxyError::RateLimited
             })
     }

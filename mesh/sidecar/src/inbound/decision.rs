@@ -1,10 +1,10 @@
 //! What was decided for a peer on one route, and what is counted of its requests there: handles that are found once.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::peer_labels::Refusals;
 use crate::http::Request;
 use crate::http::observe::{End, Observe};
 use crate::metrics::responses::{HttpMetrics, Statuses, Style};
@@ -13,7 +13,6 @@ use crate::metrics::{
 };
 use crate::policy::inbound::Route;
 use crate::policy::meta::Meta;
-use crate::policy::rate_limit::Scope;
 
 /// What was decided for a peer on one route.
 #[derive(Debug)]
@@ -22,6 +21,8 @@ pub(super) struct Decision {
     pub(super) admitted: bool,
     /// `inbound_http_authz_allow_total` or `_deny_total`.
     pub(super) decided: Counter,
+    /// Where it is counted that a rate limit refuses one all the same.
+    pub(super) refusals: Arc<Refusals>,
     counted: Option<Counted>,
 }
 
@@ -72,10 +73,11 @@ impl Decision {
     /// The peer was let in by `authz`, or by none.
     pub(super) fn new(
         registry: &Registry,
-        peer: &PeerLabels,
+        refusals: &Arc<Refusals>,
         route: &Route,
         authz: Option<&Meta>,
     ) -> Self {
+        let peer = refusals.peer();
         let on_route = peer.server.clone().and(&route.meta.inbound_labels("route"));
         let Some(authz) = authz else {
             let labels = peer.around(&on_route);
@@ -86,6 +88,7 @@ impl Decision {
                     "Requests that were denied.",
                     &labels,
                 ),
+                refusals: Arc::clone(refusals),
                 counted: None,
             };
         };
@@ -101,6 +104,7 @@ impl Decision {
         Self {
             admitted: true,
             decided,
+            refusals: Arc::clone(refusals),
             counted: Some(Counted::new(
                 registry,
                 &families,
@@ -178,121 +182,5 @@ impl Observe for Following {
 
     fn end(&mut self, end: &End, now: Instant) {
         self.decision.ended(end, self.since, now);
-    }
-}
-
-/// The labels of what a peer does at a port.
-#[derive(Debug)]
-pub(super) struct PeerLabels {
-    target: Labels,
-    /// `srv_*`.
-    server: Labels,
-    /// `parent_*`: the same in newer families.
-    parent: Labels,
-    tls: Labels,
-}
-
-impl PeerLabels {
-    /// Of a peer with this name at the app's address, under a server's policy.
-    pub(super) fn new(target: SocketAddr, server: &Meta, peer: &str) -> Self {
-        let port = target.port();
-        Self {
-            target: Labels::new().with_target(target),
-            server: server_labels(server, target),
-            parent: server.inbound_labels("parent").with("parent_port", port),
-            tls: Labels::new().with("tls", "true").with("client_id", peer),
-        }
-    }
-
-    fn around(&self, labels: &Labels) -> Labels {
-        self.target.clone().and(labels).and(&self.tls)
-    }
-
-    /// `target_*`, `srv_*`, `tls`, `client_id`.
-    pub(super) fn of_server(&self) -> Labels {
-        self.around(&self.server)
-    }
-
-    /// Those of the server with `authz_*`.
-    pub(super) fn of_authorization(&self, authz: &Meta) -> Labels {
-        self.around(&self.server.clone().and(&authz.inbound_labels("authz")))
-    }
-
-    /// Counts a request that no route matches.
-    pub(super) fn route_not_found(&self, registry: &Registry) {
-        registry
-            .counter(
-                "inbound_http_route_not_found_total",
-                "Requests that no route matches.",
-                &self.of_server(),
-            )
-            .increment();
-    }
-
-    /// Counts a request that a rate limit refused.
-    pub(super) fn rate_limited(&self, registry: &Registry, limit: Option<&Meta>, scope: Scope) {
-        let labels = match limit {
-            Some(limit) => self.server.clone().and(&limit.inbound_labels("ratelimit")),
-            None => self.server.clone(),
-        };
-        let labels = labels.with("ratelimit_scope", scope.label());
-        registry
-            .counter(
-                "inbound_http_local_ratelimit_total",
-                "Requests that a rate limit refused.",
-                &self.around(&labels),
-            )
-            .increment();
-    }
-}
-
-/// `srv_*`.
-pub(super) fn server_labels(server: &Meta, target: SocketAddr) -> Labels {
-    server.inbound_labels("srv").with("srv_port", target.port())
-}
-
-/// Counts what is decided of a connection of bytes, each time that its port's policy changes.
-#[derive(Debug)]
-pub(super) struct BytesAuthz<'a> {
-    registry: &'a Registry,
-    target: SocketAddr,
-    peer: &'a str,
-    admitted: bool,
-}
-
-impl<'a> BytesAuthz<'a> {
-    /// Of a peer's connection to the app's address.
-    pub(super) fn new(registry: &'a Registry, target: SocketAddr, peer: &'a str) -> Self {
-        Self {
-            registry,
-            target,
-            peer,
-            admitted: false,
-        }
-    }
-
-    /// It is let in by this authorization, or by none. That it still is is not counted.
-    pub(super) fn decided(&mut self, server: &Meta, authz: Option<&Meta>) {
-        let before = std::mem::replace(&mut self.admitted, authz.is_some());
-        let labels = PeerLabels::new(self.target, server, self.peer);
-        let (name, help, labels) = match (before, authz) {
-            (true, Some(_)) => return,
-            (false, Some(authz)) => (
-                "inbound_tcp_authz_allow_total",
-                "Connections that were authorized.",
-                labels.of_authorization(authz),
-            ),
-            (false, None) => (
-                "inbound_tcp_authz_deny_total",
-                "Connections that were denied.",
-                labels.of_server(),
-            ),
-            (true, None) => (
-                "inbound_tcp_authz_terminate_total",
-                "Connections that were ended because they are authorized no more.",
-                labels.of_server(),
-            ),
-        };
-        self.registry.counter(name, help, &labels).increment();
     }
 }

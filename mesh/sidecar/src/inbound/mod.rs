@@ -6,6 +6,7 @@ mod authorize;
 mod decision;
 mod handshakes;
 mod identify;
+mod peer_labels;
 mod peers;
 mod port;
 
@@ -32,9 +33,9 @@ use crate::metrics::{Labels, Registry};
 use accept::{Acceptor, Peer};
 use app::App;
 use authorize::{Authorize, AuthorizeLayer};
-use decision::{BytesAuthz, PeerLabels};
 pub(crate) use handshakes::{Handshake, Handshakes};
 use identify::{Identify, IdentifyLayer};
+use peer_labels::{BytesAuthz, PeerLabels};
 use peers::Admitted;
 pub(crate) use peers::Peers;
 use port::Port;
@@ -165,7 +166,10 @@ impl Inbound {
         let identify = IdentifyLayer::new(&peer);
         let labels = Labels::new()
             .with_target(port.address)
-            .and(&decision::server_labels(&port.policy().meta, port.address));
+            .and(&peer_labels::server_labels(
+                &port.policy().meta,
+                port.address,
+            ));
         let errors = Errors::new(&self.shared.registry, "inbound_http_errors_total", labels);
         ServiceBuilder::new()
             // Outermost: whatever fails below is answered in the peer's own terms.

@@ -149,6 +149,19 @@ async fn no_peer_has_all_requests_under_way() {
     assert_eq!(mesh.orders.app.calls(), 4 + 50);
 }
 
+#[tokio::test]
+async fn the_app_waits_when_it_has_too_many_connections() {
+    let mesh = Mesh::with_gateway(|config| config.outbound.max_connections = 1).await;
+    let idle = TcpStream::connect(mesh.gateway.sidecar.outbound_addr());
+    let idle = idle.await.unwrap();
+    let client = mesh.client();
+    let mut call = tokio::spawn(async move { client.unary(UNARY, b"x").await });
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut call).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(idle);
+    assert_eq!(call.await.unwrap().unwrap().get_ref(), "x");
+}
+
 /// An endpoint in plain text that is no sidecar.
 fn foreign(address: std::net::SocketAddr) -> WeightedAddr {
     WeightedAddr {

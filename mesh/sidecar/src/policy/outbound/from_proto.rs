@@ -324,7 +324,9 @@ fn backend_of(backend: Option<proto::Backend>, filters: Vec<Filter>) -> Result<B
         filters,
         target,
         queue: queue.capacity.max(1) as usize,
+        // No time at all would fail every request.
         failfast: convert::optional("fail-fast timeout", queue.failfast_timeout)?
+            .filter(|time| !time.is_zero())
             .unwrap_or(Duration::from_secs(3)),
     })
 }
