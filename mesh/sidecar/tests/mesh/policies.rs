@@ -128,9 +128,12 @@ async fn a_stream_on_a_route_with_retries_is_not_held_back() {
 async fn timeouts_are_deadline_exceeded_and_say_which() {
     let ms = |ms| Some(Duration::from_millis(ms));
     for (timeouts, text) in [
-        (policies::timeouts(ms(50), None, None), "request timed out"),
-        (policies::timeouts(None, ms(50), None), "response timed out"),
-        (policies::timeouts(None, None, ms(50)), "stream idle"),
+        (policies::timeouts(ms(500), None, None), "request timed out"),
+        (
+            policies::timeouts(None, ms(500), None),
+            "response timed out",
+        ),
+        (policies::timeouts(None, None, ms(500)), "stream idle"),
     ] {
         let mesh = Mesh::start_with(vec![Rule { timeouts, ..rule() }], None).await;
         let status = mesh
