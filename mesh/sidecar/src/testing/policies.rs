@@ -186,7 +186,6 @@ fn opaque_route(backend: outbound::Backend) -> outbound::OpaqueRoute {
             }),
             ..Default::default()
         }],
-        ..Default::default()
     }
 }
 

@@ -7,8 +7,15 @@ use mesh_sidecar::testing::linkerd;
 
 use crate::proxy::{BINARY, SIDES};
 
-/// What is this crate's alone: its limits, its binary, its start.
-const NOT_FOR_IT: [&str; 3] = ["hostile::", "process::", "start::"];
+/// What is this crate's alone: its limits, its binary, its start, the list of its metrics.
+const NOT_FOR_IT: [&str; 6] = [
+    "crowding::",
+    "hostile::",
+    "hostile_peers::",
+    "metrics::",
+    "process::",
+    "start::",
+];
 
 fn run(sides: &str) {
     if linkerd::is_inside() {

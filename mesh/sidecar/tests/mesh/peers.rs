@@ -157,6 +157,9 @@ async fn bytes_to_an_opaque_port_pass_until_its_policy_says_otherwise() {
 
 #[tokio::test]
 async fn a_sidecar_that_drains_lets_bytes_go_on() {
+    if is_linkerd("orders") {
+        return skipped("when its drain begins is not to be seen");
+    }
     let mesh = Mesh::start().await;
     let mut open = open_bytes(&mesh).await;
     let Pod { app, sidecar, .. } = mesh.orders;

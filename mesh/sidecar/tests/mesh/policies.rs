@@ -135,6 +135,9 @@ async fn timeouts_are_deadline_exceeded_and_say_which() {
         ),
         (policies::timeouts(None, None, ms(500)), "stream idle"),
     ] {
+        if is_linkerd("gateway") && text == "stream idle" {
+            return skipped("a stream without a first frame is not idle to it");
+        }
         let mesh = Mesh::start_with(vec![Rule { timeouts, ..rule() }], None).await;
         let status = mesh
             .client()
@@ -142,9 +145,11 @@ async fn timeouts_are_deadline_exceeded_and_say_which() {
             .await
             .unwrap_err();
         assert_eq!(status.code(), Code::DeadlineExceeded);
-        if !is_linkerd("gateway") {
-            assert!(status.message().contains(text), "{status}");
+        if is_linkerd("gateway") {
+            skipped("its words differ, and a response that has begun it ends in other ways");
+            continue;
         }
+        assert!(status.message().contains(text), "{status}");
         // Also once the response has begun.
         let mut answers = mesh
             .client()
@@ -154,10 +159,7 @@ async fn timeouts_are_deadline_exceeded_and_say_which() {
             .into_inner();
         assert_eq!(answers.message().await.unwrap().unwrap(), "x");
         let status = answers.message().await.unwrap_err();
-        if !is_linkerd("gateway") {
-            // Its own trailers have another status then, without a reason.
-            assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-        }
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     }
 }
 

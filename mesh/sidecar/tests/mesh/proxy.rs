@@ -76,6 +76,14 @@ impl Proxy {
         }
     }
 
+    /// Whether it takes requests, as it changes: of this crate's alone.
+    pub(crate) fn serving(&self) -> tokio::sync::watch::Receiver<bool> {
+        match self {
+            Self::Embedded(sidecar) => sidecar.serving(),
+            Self::Linkerd(_) => panic!("a process says it on /ready alone"),
+        }
+    }
+
     pub(crate) async fn shutdown(self) {
         match self {
             Self::Embedded(sidecar) => sidecar.shutdown().await,
