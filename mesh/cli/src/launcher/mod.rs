@@ -1,6 +1,7 @@
 //! Starts a system and keeps it running: every service as its own process, ended with the launcher.
 
 pub(crate) mod addresses;
+mod binaries;
 pub(crate) mod catalogue;
 mod ending;
 pub(crate) mod mesh;
@@ -10,20 +11,18 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod ready;
+mod starting;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sagamesh_api::mesh::v1::registry_service_client::RegistryServiceClient;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::connect;
-use crate::failure::{Exit, Failure};
 use crate::launcher::addresses::{Addresses, Claim};
 use crate::launcher::mesh::{Layout, Sidecar};
-use crate::launcher::plan::{Instance, Place, Plan, Program};
+use crate::launcher::plan::{Instance, Place, Plan};
 use crate::launcher::process::{Event, Levers};
 use crate::launcher::progress::Progress;
 use crate::system::{Lock, Mesh, Process, Role, System};
@@ -83,10 +82,10 @@ impl Running {
         let plan = Plan::new(&options.only, &options.replicas, options.postgres.is_some())?;
         let has_mesh = options.sidecar != Sidecar::None;
         let proxy = match &options.sidecar {
-            Sidecar::Linkerd(path) => Some(proxy(path)?),
+            Sidecar::Linkerd(path) => Some(binaries::proxy(path)?),
             _ => None,
         };
-        let binaries = binaries(options.bin_dir.as_deref(), &plan, &options.sidecar)?;
+        let binaries = binaries::folder(options.bin_dir.as_deref(), &plan, &options.sidecar)?;
         let lock = Lock::take(&options.data_dir)?;
         let data_dir = options
             .data_dir
@@ -169,144 +168,6 @@ impl Running {
                 Err(error)
             }
         }
-    }
-
-    /// Starts the control plane, then the sidecars, then the services: each finds what it needs.
-    async fn begin(
-        &mut self,
-        binaries: &Path,
-        sender: mpsc::UnboundedSender<(usize, Event)>,
-        timeout: Duration,
-        progress: &mut Progress,
-    ) -> anyhow::Result<()> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        for role in [Role::Control, Role::Sidecar, Role::Service] {
-            if role == Role::Sidecar && self.system.mesh.is_some() {
-                let anchors = mesh::trust_anchors(&self.system.data_dir)?;
-                let sidecars = self.instances.iter_mut().filter(|one| one.role == role);
-                sidecars.for_each(|one| mesh::trust(one, &anchors));
-            }
-            for index in 0..self.instances.len() {
-                let instance = &self.instances[index];
-                if instance.role == role {
-                    let binary = match &instance.program {
-                        Program::Own(name) => binaries.join(binary_name(name)),
-                        Program::Proxy(path) => path.clone(),
-                    };
-                    self.begun[index] = true;
-                    self.tasks.spawn(process::supervise(
-                        index,
-                        instance.clone(),
-                        binary,
-                        self.levers[index].clone(),
-                        sender.clone(),
-                    ));
-                }
-            }
-            if let (Role::Service, Some(mesh)) = (role, &self.system.mesh) {
-                self.register(&mesh.control)?;
-            }
-            let mine = self.instances.iter().map(|one| one.role == role).collect();
-            self.until_ready(mine, timeout, deadline, progress).await?;
-        }
-        Ok(())
-    }
-
-    /// Keeps every service's process in the mesh's registry while it is ready.
-    fn register(&self, control: &str) -> anyhow::Result<()> {
-        let registry = RegistryServiceClient::new(connect::channel(control));
-        for (instance, levers) in self.instances.iter().zip(&self.levers) {
-            if instance.role == Role::Service {
-                let spec = mesh::registry::spec(instance);
-                let token = mesh::bearer(&self.system.data_dir, &spec.instance_id)?;
-                self.tasks.spawn(mesh::registry::follow(
-                    registry.clone(),
-                    spec,
-                    token,
-                    levers.ready.subscribe(),
-                    levers.drain.clone(),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    async fn until_ready(
-        &mut self,
-        mut waiting: Vec<bool>,
-        timeout: Duration,
-        deadline: tokio::time::Instant,
-        progress: &mut Progress,
-    ) -> anyhow::Result<()> {
-        let mut interrupt = std::pin::pin!(interrupted());
-        while waiting.contains(&true) {
-            let next = tokio::select! {
-                next = tokio::time::timeout_at(deadline, self.events.recv()) => next,
-                () = &mut interrupt => return Err(Failure::new(Exit::Failed, "interrupted before the system was ready").into()),
-            };
-            let Ok(next) = next else {
-                return Err(self.too_slow(timeout, &waiting));
-            };
-            let Some((index, event)) = next else { break };
-            let label = &self.instances[index].label;
-            match event {
-                Event::Started { pid } => self.system.processes[index].pid = pid,
-                Event::Ready { after } => {
-                    waiting[index] = false;
-                    progress.ready(index, label, after);
-                }
-                Event::Crashed { status, again_in } => {
-                    progress.say(&format!(
-                        "{label} ended with {status}; starting it again in {:.1} s",
-                        again_in.as_secs_f64()
-                    ));
-                }
-                Event::Hopeless { reason } => {
-                    return Err(self.hopeless(index, &reason));
-                }
-                Event::Ended => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn labels(&self, waiting: &[bool]) -> Vec<&str> {
-        self.instances
-            .iter()
-            .zip(waiting)
-            .filter(|(_, waiting)| **waiting)
-            .map(|(instance, _)| instance.label.as_str())
-            .collect()
-    }
-
-    fn too_slow(&self, timeout: Duration, waiting: &[bool]) -> anyhow::Error {
-        let slow = self.labels(waiting).join(", ");
-        let mut message = format!("not ready after {} s: {slow}", timeout.as_secs());
-        let logs = self.instances.iter().zip(&self.log_lengths).zip(waiting);
-        for ((instance, start), _) in logs.filter(|(_, waiting)| **waiting) {
-            for line in last_lines(&instance.log, *start, 2) {
-                message.push_str(&format!("\n  {} | {line}", instance.label));
-            }
-        }
-        let logs = self.system.data_dir.join("logs");
-        Failure::new(Exit::Failed, message)
-            .hint(format!(
-                "Their logs are in {}. A slow machine may need --start-timeout.",
-                logs.display()
-            ))
-            .into()
-    }
-
-    fn hopeless(&self, index: usize, reason: &str) -> anyhow::Error {
-        let instance = &self.instances[index];
-        let mut message = format!("{} did not start: {reason}", instance.label);
-        for line in last_lines(&instance.log, self.log_lengths[index], 8) {
-            message.push_str("\n  | ");
-            message.push_str(&line);
-        }
-        Failure::new(Exit::Failed, message)
-            .hint(format!("Its whole log: {}", instance.log.display()))
-            .into()
     }
 
     /// Follows the system until an event that is worth a line; keeps `system.json` up to date.
@@ -417,68 +278,6 @@ fn describe(place: Place<'_>, instances: &[Instance]) -> System {
     }
 }
 
-/// The folder of the binaries, checked.
-fn binaries(given: Option<&Path>, plan: &Plan, sidecar: &Sidecar) -> anyhow::Result<PathBuf> {
-    let folder = match given {
-        Some(folder) => folder.to_owned(),
-        None => {
-            let own = std::env::current_exe().context("cannot find out where this program is")?;
-            own.parent()
-                .context("this program is in no folder")?
-                .to_owned()
-        }
-    };
-    let services = plan.replicas.iter().map(|(service, _)| *service);
-    let mesh: &[&str] = match sidecar {
-        Sidecar::None => &[],
-        Sidecar::Embedded => &["meshd", "sidecar"],
-        Sidecar::Linkerd(_) => &["meshd"],
-    };
-    let missing: Vec<String> = services
-        .chain(mesh.iter().copied())
-        .map(binary_name)
-        .filter(|name| !folder.join(name).is_file())
-        .collect();
-    if missing.is_empty() {
-        return Ok(folder);
-    }
-    Err(Failure::new(
-        Exit::Failed,
-        format!("{} has no {}", folder.display(), missing.join(", ")),
-    )
-    .hint("Build them with `cargo build --workspace --bins`, or say where they are with --bin-dir.")
-    .into())
-}
-
-/// The path of Linkerd's proxy, checked.
-fn proxy(given: &Path) -> anyhow::Result<PathBuf> {
-    let found = given.canonicalize().ok().filter(|path| path.is_file());
-    let missing = || {
-        Failure::new(Exit::Failed, format!("there is no {}", given.display()))
-            .hint("Name the binary of linkerd2-proxy: --sidecar linkerd:/path/to/linkerd2-proxy.")
-    };
-    Ok(found.ok_or_else(missing)?)
-}
-
-fn binary_name(service: &str) -> String {
-    format!("{service}{}", std::env::consts::EXE_SUFFIX)
-}
-
 fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
-/// The last lines that were written to a log after `start`.
-fn last_lines(path: &Path, start: u64, count: usize) -> Vec<String> {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let new = usize::try_from(start)
-        .ok()
-        .and_then(|start| bytes.get(start..))
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(new);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
 }

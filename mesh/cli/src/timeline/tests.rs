@@ -1,6 +1,7 @@
 use super::*;
 use sagamesh_api::saga::v1::{
-    Aborted, Dispatched, Ended, Rejected, Started, StepStatus, Succeeded,
+    AbortCause, Aborted, Dispatched, Ended, Failure, Rejected, SagaState, Started, StepStatus,
+    Succeeded,
 };
 
 fn stamp(millis: i64) -> Option<prost_types::Timestamp> {

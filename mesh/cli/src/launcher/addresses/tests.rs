@@ -1,3 +1,7 @@
+use std::net::TcpListener;
+use std::path::Path;
+
+use super::choice::{FIRST_PORT, FIRST_PUBLIC, PORT_BLOCKS, PORTS_PER_BLOCK};
 use super::*;
 
 fn listens(addresses: &Addresses) -> Vec<(String, SocketAddr)> {

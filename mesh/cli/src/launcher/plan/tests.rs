@@ -1,0 +1,110 @@
+use super::*;
+
+fn refused(only: &[&str], replicas: &[(&str, u32)], postgres: bool) -> String {
+    let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+    let replicas: Vec<_> = replicas
+        .iter()
+        .map(|(name, count)| ((*name).to_owned(), *count))
+        .collect();
+    Plan::new(&only, &replicas, postgres)
+        .map(|plan| format!("{plan:?}"))
+        .unwrap_or_else(|failure| failure.message)
+}
+
+#[test]
+fn replicas_need_a_shared_database() {
+    assert!(refused(&[], &[("orders", 2)], false).contains("needs --postgres"));
+    assert!(refused(&[], &[("coordinator", 2)], true).contains("one coordinator"));
+    assert!(refused(&[], &[("gateway", 2)], true).contains("public port"));
+    assert!(refused(&[], &[("orders", 0)], true).contains("1 to 5"));
+    assert!(refused(&[], &[("order", 2)], true).contains("no service named order"));
+    assert!(refused(&["gatway"], &[], true).contains("no service named gatway"));
+}
+
+fn place<'a>(addresses: &'a Addresses, mesh: Option<&'a Layout>) -> Place<'a> {
+    Place {
+        data_dir: Path::new("/data"),
+        addresses,
+        postgres: None,
+        mesh,
+    }
+}
+
+fn layout() -> Layout {
+    Layout {
+        policy_dir: "/data/mesh/policy".into(),
+        consul: ([127, 0, 0, 1], 8_500).into(),
+        certificate_lifetime: None,
+        proxy: None,
+    }
+}
+
+#[test]
+fn what_the_launcher_sets_is_never_inherited() -> Result<(), Failure> {
+    let plan = Plan::new(&[], &[], false)?;
+    let addresses = Addresses::for_test(true);
+    for mesh in [None, Some(&layout())] {
+        for instance in plan.instances(place(&addresses, mesh)) {
+            for name in instance.environment.keys() {
+                assert!(
+                    OWN_VARIABLES.contains(&name.as_str()) || name.starts_with(SIDECAR_VARIABLES),
+                    "{name}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_replica_has_its_own_address_log_and_one_database() -> Result<(), Failure> {
+    let plan = Plan::new(&["orders".into()], &[("orders".into(), 2)], true)?;
+    let urls = BTreeMap::from([("orders", "postgres://localhost/sagamesh_orders".to_owned())]);
+    let addresses = Addresses::for_test(true);
+    let instances = plan.instances(Place {
+        postgres: Some(&urls),
+        ..place(&addresses, None)
+    });
+    assert_eq!(instances.len(), 2);
+    assert_eq!(instances[1].log, Path::new("/data/logs/orders-1.log"));
+    assert_ne!(instances[0].listen, instances[1].listen);
+    assert_eq!(
+        instances[0].environment["SAGAMESH_DATABASE_URL"],
+        instances[1].environment["SAGAMESH_DATABASE_URL"]
+    );
+    assert_eq!(
+        instances[0].environment["SAGAMESH_COORDINATOR"],
+        format!("http://{}", addresses.pod("coordinator", 0).grpc)
+    );
+    Ok(())
+}
+
+#[test]
+fn in_a_mesh_every_process_has_a_sidecar_and_peers_have_names() -> Result<(), Failure> {
+    let plan = Plan::new(&[], &[("orders".into(), 2)], true)?;
+    let addresses = Addresses::for_test(true);
+    let layout = layout();
+    let instances = plan.instances(place(&addresses, Some(&layout)));
+    let of = |role| instances.iter().filter(move |one| one.role == role);
+    assert_eq!(of(Role::Control).count(), 1);
+    assert_eq!(
+        of(Role::Sidecar).count(),
+        of(Role::Service).count() + 1,
+        "and the operator's"
+    );
+    for service in of(Role::Service) {
+        let pod = addresses.pod(service.service, service.replica);
+        let environment = &service.environment;
+        assert_eq!(
+            environment["SAGAMESH_MESH_OUTBOUND"],
+            pod.outbound.to_string()
+        );
+        assert_eq!(
+            environment["SAGAMESH_ORDERS"],
+            "http://orders.sagamesh.svc.cluster.local:50051"
+        );
+    }
+    let labels: std::collections::BTreeSet<_> = instances.iter().map(|one| &one.log).collect();
+    assert_eq!(labels.len(), instances.len(), "each has its own log");
+    Ok(())
+}
