@@ -156,7 +156,7 @@ pub(crate) struct Up {
     /// What the names of those databases begin with
     #[arg(long, default_value = "sagamesh", value_name = "NAME")]
     pub(crate) database_prefix: String,
-    /// Run several of a service, for example orders=2 (needs --postgres)
+    /// Run several of a service, for example gateway=2; those that have a database need --postgres
     #[arg(long, value_parser = replicas, value_delimiter = ',', value_name = "SERVICE=COUNT")]
     pub(crate) replicas: Vec<(String, u32)>,
     /// Start only these services, separated by commas

@@ -1,7 +1,7 @@
 //! The development key pair: made on the first start, so that one command gives a system with real tokens.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -23,8 +23,9 @@ pub fn load_or_create(folder: &Path) -> anyhow::Result<JwkSet> {
     if !key_path.exists() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("make the data folder {}", folder.display()))?;
-        write_new(&key_path, &generate()?, 0o600)?;
-        tracing::info!(path = %key_path.display(), "made a development key pair: for production give a key set with --jwks");
+        if publish(&key_path, &generate()?)? {
+            tracing::info!(path = %key_path.display(), "made a development key pair: for production give a key set with --jwks");
+        }
     }
     let pem = std::fs::read(&key_path).with_context(|| format!("read {}", key_path.display()))?;
     let key = EncodingKey::from_ec_pem(&pem).with_context(|| {
@@ -40,7 +41,7 @@ pub fn load_or_create(folder: &Path) -> anyhow::Result<JwkSet> {
     let set = JwkSet { keys: vec![jwk] };
     let text = serde_json::to_string_pretty(&set)?;
     if std::fs::read_to_string(&jwks_path).ok().as_deref() != Some(text.as_str()) {
-        let temporary = jwks_path.with_extension("json.new");
+        let temporary = beside(&jwks_path);
         std::fs::write(&temporary, &text)
             .and_then(|()| std::fs::rename(&temporary, &jwks_path))
             .with_context(|| format!("write {}", jwks_path.display()))?;
@@ -67,16 +68,67 @@ fn generate() -> anyhow::Result<String> {
     ))
 }
 
-/// Writes a file that must not exist yet, readable by its owner alone from its first byte on.
-fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+/// Makes a file, whole or not at all, readable by its owner alone from its first byte on. Gateways that start together each try: the
+/// first one's file is the one, and the others are told that it was not theirs.
+fn publish(path: &Path, text: &str) -> anyhow::Result<bool> {
+    let temporary = beside(path);
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    let mut file = options
-        .open(path)
-        .with_context(|| format!("create {}", path.display()))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("write {}", path.display()))
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(&temporary).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    // A link is refused where there is a file; a rename would replace it.
+    let linked = written.and_then(|()| std::fs::hard_link(&temporary, path));
+    let _ = std::fs::remove_file(&temporary);
+    match linked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("create {}", path.display())),
+    }
+}
+
+/// Where nobody else writes what becomes a file of that name.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", uuid::Uuid::now_v7()));
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_that_start_together_have_one_key() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let begin = std::sync::Barrier::new(8);
+        let sets: Vec<_> = std::thread::scope(|scope| {
+            let start = || {
+                scope.spawn(|| {
+                    begin.wait();
+                    load_or_create(folder.path())
+                })
+            };
+            let all: Vec<_> = (0..8).map(|_| start()).collect();
+            all.into_iter()
+                .map(|one| one.join().expect("no panic"))
+                .collect()
+        });
+        let mut ids = Vec::new();
+        for set in sets {
+            ids.push(set?.keys[0].common.key_id.clone());
+        }
+        ids.dedup();
+        assert_eq!(ids.len(), 1, "{ids:?}");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder.path())? {
+            names.push(entry?.file_name().into_string().unwrap_or_default());
+        }
+        names.sort();
+        assert_eq!(names, [KEY_FILE, JWKS_FILE], "nothing else is left");
+        Ok(())
+    }
 }

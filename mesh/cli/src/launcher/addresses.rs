@@ -16,6 +16,7 @@ pub(crate) use choice::Claim;
 
 /// Ports of a workload, the same as in a cluster: its own two, and its sidecar's three.
 const GRPC: u16 = 50_051;
+const HTTP: u16 = 8_080;
 const ADMIN: u16 = 9_090;
 const OUTBOUND: u16 = 4_140;
 const INBOUND: u16 = 4_143;
@@ -57,6 +58,8 @@ pub(crate) struct Addresses {
 pub(crate) struct Pod {
     /// The app's requests.
     pub(crate) grpc: SocketAddr,
+    /// The same of one of several gateways.
+    pub(crate) http: SocketAddr,
     /// The app's /live, /ready and /metrics.
     pub(crate) admin: SocketAddr,
     /// What the app hands to its sidecar.
@@ -119,6 +122,7 @@ impl Addresses {
         let address = |index: u16, port| self.address(number, index, port);
         Pod {
             grpc: address(0, GRPC),
+            http: address(0, HTTP),
             admin: address(1, ADMIN),
             outbound: address(2, OUTBOUND),
             inbound: address(3, INBOUND),

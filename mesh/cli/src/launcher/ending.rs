@@ -77,6 +77,7 @@ impl Running {
             }
             levers.kill.cancel();
         }
+        self.balancer.kill.cancel();
         self.tasks.wait().await;
         System::forget(&self.system.data_dir);
     }
@@ -89,6 +90,8 @@ impl Running {
 
     /// Asks everybody of a rank to end.
     fn ask(&self, asked: usize) {
+        // From the beginning: whoever comes now would find gateways that end.
+        self.balancer.drain.cancel();
         for (instance, levers) in self.instances.iter().zip(&self.levers) {
             if rank(instance) == asked {
                 levers.drain.cancel();

@@ -1,6 +1,7 @@
 //! Starts a system and keeps it running: every service as its own process, ended with the launcher.
 
 pub(crate) mod addresses;
+mod balancer;
 mod binaries;
 pub(crate) mod catalogue;
 mod ending;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +71,8 @@ pub(crate) struct Running {
     log_lengths: Vec<u64>,
     events: mpsc::UnboundedReceiver<(usize, Event)>,
     tasks: TaskTracker,
+    /// What ends the balancer, where there is one.
+    balancer: Levers,
     _claim: Claim,
     _lock: Lock,
 }
@@ -135,6 +139,10 @@ impl Running {
             mesh: layout.as_ref(),
         };
         let instances = plan.instances(place);
+        let public = match plan.gateways() > 1 {
+            true => Some(balancer::bind(addresses.public()).await?),
+            false => None,
+        };
         let (sender, events) = mpsc::unbounded_channel();
         let mut running = Running {
             system: describe(place, &instances),
@@ -145,16 +153,20 @@ impl Running {
             instances,
             events,
             tasks: TaskTracker::new(),
+            balancer: Levers::new(),
             _claim: claim,
             _lock: lock,
         };
         progress.begin(running.instances.iter().map(|one| one.label.as_str()));
         let begun = Instant::now();
-        let started = running.begin(&binaries, sender, options.start_timeout, progress);
+        let started = running.begin(&binaries, sender.clone(), options.start_timeout, progress);
         match started.await {
             Ok(()) => {
                 running.start_time = begun.elapsed();
                 running.system.write()?;
+                if let Some(public) = public {
+                    running.balance(public, sender);
+                }
                 if own_network {
                     namespace::take_public(addresses.public())?;
                 }
@@ -196,6 +208,7 @@ impl Running {
                     ))
                 }
                 Event::Hopeless { reason } => Some(format!("{label} is gone for good: {reason}")),
+                Event::Noted(text) => Some(text),
                 Event::Ended => None,
             };
             if let Err(error) = self.system.write() {
@@ -205,6 +218,22 @@ impl Running {
                 return line;
             }
         }
+    }
+
+    /// Hands connections to the public port to the gateways.
+    fn balance(&self, public: TcpListener, events: mpsc::UnboundedSender<(usize, Event)>) {
+        let processes = self.instances.iter().zip(&self.levers).enumerate();
+        let gateways = processes.filter(|(_, (instance, _))| {
+            instance.role == Role::Service && instance.service == "gateway"
+        });
+        let gateways = gateways.map(|(index, (instance, levers))| balancer::Gateway {
+            index,
+            label: instance.label.clone(),
+            address: instance.listen,
+            ready: levers.ready.subscribe(),
+        });
+        let task = balancer::run(public, gateways.collect(), events, self.balancer.clone());
+        self.tasks.spawn(task);
     }
 
     /// What it takes to kill the processes of a service.

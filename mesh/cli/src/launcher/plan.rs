@@ -159,9 +159,10 @@ impl Plan {
     /// The workloads of the mesh: every replica of every service, and the operator.
     pub(crate) fn workloads(&self, addresses: &Addresses) -> Vec<Workload> {
         let operator = Workload::operator(addresses);
-        let services = self
-            .each()
-            .map(|(service, replica)| Workload::service(addresses, service, replica));
+        let services = self.each().map(|(service, replica)| {
+            let listen = self.listen(addresses, service, replica);
+            Workload::service(addresses, service, replica, listen.port())
+        });
         services.chain([operator]).collect()
     }
 
@@ -177,7 +178,27 @@ impl Plan {
             let inbound = self.workloads(addresses).into_iter();
             all.extend(inbound.map(|workload| (workload.pod, workload.at.inbound)));
         }
+        if self.gateways() > 1 {
+            all.push(("the public port".to_owned(), addresses.public()));
+        }
         all
+    }
+
+    /// How many gateways there are. One alone owns the public port; several are behind the launcher's balancer.
+    pub(crate) fn gateways(&self) -> u32 {
+        let mut all = self.replicas.iter();
+        all.find(|(name, _)| *name == "gateway")
+            .map_or(0, |(_, count)| *count)
+    }
+
+    /// Where a replica of a service takes requests.
+    fn listen(&self, addresses: &Addresses, service: &str, replica: u32) -> SocketAddr {
+        let pod = addresses.pod(service, replica);
+        match service {
+            "gateway" if self.gateways() == 1 => addresses.public(),
+            "gateway" => pod.http,
+            _ => pod.grpc,
+        }
     }
 
     fn each(&self) -> impl Iterator<Item = (&'static str, u32)> {
@@ -199,11 +220,7 @@ impl Plan {
     fn service(&self, place: Place<'_>, service: &'static str, replica: u32) -> Instance {
         let pod = place.addresses.pod(service, replica);
         let label = self.label(service, replica);
-        let listen = if service == "gateway" {
-            place.addresses.public()
-        } else {
-            pod.grpc
-        };
+        let listen = self.listen(place.addresses, service, replica);
         let mut environment = self.peers(place);
         let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
         set("SAGAMESH_LISTEN", listen.to_string());
@@ -273,8 +290,7 @@ fn check_replicas(name: &str, count: u32, postgres: bool) -> Result<(), Failure>
         return Ok(());
     }
     match name {
-        "gateway" => Err(Failure::new(Exit::Usage, "--replicas gateway: the gateway owns the one public port, so there is one of it")
-            .hint("Start a second system with another --data-dir and --port to have a second gateway.")),
+        "gateway" => Ok(()),
         "coordinator" => Err(Failure::new(Exit::Usage, "--replicas coordinator: there is one coordinator per system for now")
             .hint("Leave it at 1; the other services may have several replicas with --postgres.")),
         _ if !postgres => Err(Failure::new(

@@ -35,6 +35,8 @@ pub(crate) enum Event {
     },
     /// It ended by itself before it was ever ready, or could not be started at all.
     Hopeless { reason: String },
+    /// Something else that is worth a line.
+    Noted(String),
     /// It ended because it was asked to.
     Ended,
 }

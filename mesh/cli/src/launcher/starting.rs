@@ -59,9 +59,11 @@ impl Running {
     /// Keeps every service's process in the mesh's registry while it is ready.
     fn register(&self, control: &str) -> anyhow::Result<()> {
         let registry = RegistryServiceClient::new(connect::channel(control));
-        for (instance, levers) in self.instances.iter().zip(&self.levers) {
+        let processes = self.instances.iter().zip(&self.system.processes);
+        for ((instance, process), levers) in processes.zip(&self.levers) {
             if instance.role == Role::Service {
-                let spec = mesh::registry::spec(instance);
+                let is_public = process.url == self.system.gateway;
+                let spec = mesh::registry::spec(instance, is_public);
                 let token = mesh::bearer(&self.system.data_dir, &spec.instance_id)?;
                 self.tasks.spawn(mesh::registry::follow(
                     registry.clone(),
@@ -108,6 +110,7 @@ impl Running {
                 Event::Hopeless { reason } => {
                     return Err(self.hopeless(index, &reason));
                 }
+                Event::Noted(text) => progress.say(&text),
                 Event::Ended => {}
             }
         }

@@ -1,11 +1,12 @@
 //! Who is there: services, instances, identities.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sagamesh_api::mesh::v1::{
     Health, Instance, ListInstancesRequest, ListInstancesResponse, ListServicesRequest,
-    ListWorkloadsRequest, Workload,
+    ListWorkloadsRequest, ListWorkloadsResponse, Workload,
 };
 
 use super::{control, registry};
@@ -53,13 +54,18 @@ pub(super) async fn instances(common: &Common, mesh: &Mesh) -> anyhow::Result<Ex
         output::line(&output::json("mesh.v1.ListInstancesResponse", &list)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = output::table(&["service", "instance", "address", "health", "since", "check"]);
+    let identities = identities(mesh).await?;
+    let mut table = output::table(&[
+        "service", "instance", "address", "identity", "health", "since", "check",
+    ]);
     for instance in &instances {
         let spec = instance.spec.clone().unwrap_or_default();
+        let identity = spec.pod.and_then(|pod| identities.get(&pod.name).cloned());
         table.add_row([
             spec.service,
             spec.instance_id,
             format!("{}:{}", spec.address, spec.port),
+            or_dash(identity.unwrap_or_default()),
             short(instance.health().as_str_name(), "HEALTH_").to_lowercase(),
             output::time(instance.register_time.as_ref()),
             or_dash(complaint(instance)),
@@ -67,6 +73,27 @@ pub(super) async fn instances(common: &Common, mesh: &Mesh) -> anyhow::Result<Ex
     }
     output::line(&output::text(&table));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who each pod is, without what all identities end with.
+async fn identities(mesh: &Mesh) -> anyhow::Result<BTreeMap<String, String>> {
+    let short = |identity: String| match identity.split_once(".serviceaccount.") {
+        Some((account, _)) => account.to_owned(),
+        None => identity,
+    };
+    let workloads = workloads(mesh).await?.workloads.into_iter();
+    Ok(workloads
+        .map(|workload| (workload.pod, short(workload.identity)))
+        .collect())
+}
+
+async fn workloads(mesh: &Mesh) -> anyhow::Result<ListWorkloadsResponse> {
+    let answer = control(mesh)
+        .list_workloads(connect::request(ListWorkloadsRequest {}))
+        .await;
+    Ok(answer
+        .map_err(|status| from_status("meshd", "listing workloads", &status))?
+        .into_inner())
 }
 
 /// Every instance of the registry.
@@ -104,12 +131,7 @@ pub(super) fn complaint(instance: &Instance) -> String {
 }
 
 pub(super) async fn identity(common: &Common, mesh: &Mesh) -> anyhow::Result<ExitCode> {
-    let answer = control(mesh)
-        .list_workloads(connect::request(ListWorkloadsRequest {}))
-        .await;
-    let list = answer
-        .map_err(|status| from_status("meshd", "listing workloads", &status))?
-        .into_inner();
+    let list = workloads(mesh).await?;
     if common.output == Format::Json {
         output::line(&output::json("mesh.v1.ListWorkloadsResponse", &list)?);
         return Ok(ExitCode::SUCCESS);

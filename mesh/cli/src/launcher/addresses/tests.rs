@@ -83,6 +83,8 @@ fn on_linux_a_workload_is_an_address_and_ports_are_a_clusters() {
     let addresses = Addresses::for_test(true);
     let pod = addresses.pod("orders", 1);
     assert_eq!(pod.grpc.to_string(), "127.70.9.21:50051");
+    let gateway = addresses.pod("gateway", 0);
+    assert_eq!(gateway.http.to_string(), "127.70.9.60:8080");
     assert_eq!(pod.inbound.to_string(), "127.70.9.21:4143");
     assert_eq!(addresses.control().to_string(), "127.70.9.1:8086");
     assert_eq!(addresses.operator().outbound.to_string(), "127.70.9.2:4140");

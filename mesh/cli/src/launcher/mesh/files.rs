@@ -159,7 +159,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let addresses = Addresses::for_test(true);
         let workloads = [
-            Workload::service(&addresses, "coordinator", 0),
+            Workload::service(&addresses, "coordinator", 0, 50_051),
             Workload::operator(&addresses),
         ];
         let policy = prepare(folder.path(), &workloads, None, true)?;

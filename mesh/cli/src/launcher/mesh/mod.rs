@@ -77,14 +77,15 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    /// A replica of a service.
-    pub(crate) fn service(addresses: &Addresses, service: &'static str, replica: u32) -> Workload {
+    /// A replica of a service that takes requests at this port.
+    pub(crate) fn service(
+        addresses: &Addresses,
+        service: &'static str,
+        replica: u32,
+        port: u16,
+    ) -> Workload {
         let at = addresses.pod(service, replica);
-        let (name, port) = if service == "gateway" {
-            ("http", addresses.public().port())
-        } else {
-            ("grpc", at.grpc.port())
-        };
+        let name = if service == "gateway" { "http" } else { "grpc" };
         Workload {
             service,
             replica,

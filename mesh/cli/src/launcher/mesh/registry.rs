@@ -28,11 +28,11 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// How long the way out may take.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-/// What the registry is to know of a service's process.
-pub(crate) fn spec(instance: &Instance) -> InstanceSpec {
+/// What the registry is to know of a service's process. One at the public port is outside of the mesh: nobody inside calls
+/// it.
+pub(crate) fn spec(instance: &Instance, is_public: bool) -> InstanceSpec {
     let pod = format!("{}-{}", instance.service, instance.replica);
-    let is_public = instance.service == "gateway";
-    let kind = if is_public {
+    let kind = if instance.service == "gateway" {
         check::Kind::Http(HttpCheck {
             url: format!("http://{}/ready", instance.admin),
         })
@@ -50,7 +50,6 @@ pub(crate) fn spec(instance: &Instance) -> InstanceSpec {
             timeout: Some(duration(PATIENCE)),
             kind: Some(kind),
         }],
-        // The public door is outside of the mesh: nobody inside calls it.
         pod: (!is_public).then(|| PodRef {
             name: pod,
             ..PodRef::default()

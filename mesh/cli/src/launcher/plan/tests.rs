@@ -15,7 +15,7 @@ fn refused(only: &[&str], replicas: &[(&str, u32)], postgres: bool) -> String {
 fn replicas_need_a_shared_database() {
     assert!(refused(&[], &[("orders", 2)], false).contains("needs --postgres"));
     assert!(refused(&[], &[("coordinator", 2)], true).contains("one coordinator"));
-    assert!(refused(&[], &[("gateway", 2)], true).contains("public port"));
+    assert!(refused(&[], &[("gateway", 2)], false).starts_with("Plan"));
     assert!(refused(&[], &[("orders", 0)], true).contains("1 to 5"));
     assert!(refused(&[], &[("order", 2)], true).contains("no service named order"));
     assert!(refused(&["gatway"], &[], true).contains("no service named gatway"));
@@ -106,5 +106,36 @@ fn in_a_mesh_every_process_has_a_sidecar_and_peers_have_names() -> Result<(), Fa
     }
     let labels: std::collections::BTreeSet<_> = instances.iter().map(|one| &one.log).collect();
     assert_eq!(labels.len(), instances.len(), "each has its own log");
+    Ok(())
+}
+
+#[test]
+fn several_gateways_are_pods_behind_the_public_port() -> Result<(), Failure> {
+    let addresses = Addresses::for_test(true);
+    let layout = layout();
+    let place = place(&addresses, Some(&layout));
+    for (count, shared) in [(1, false), (2, true)] {
+        let plan = Plan::new(&[], &[("gateway".into(), count)], false)?;
+        let at_public = plan
+            .instances(place)
+            .iter()
+            .filter(|one| one.listen == addresses.public())
+            .count();
+        assert_eq!(at_public == 0, shared, "{count}");
+        for replica in 0..count {
+            let pod = addresses.pod("gateway", replica);
+            let workloads = plan.workloads(&addresses);
+            let workload = workloads
+                .iter()
+                .find(|one| one.pod == format!("gateway-{replica}"));
+            let port = workload.and_then(|one| one.ports.get("http").copied());
+            let expected = if shared { pod.http } else { addresses.public() };
+            assert_eq!(port, Some(expected.port()));
+        }
+        // Whoever holds it, that it is free is looked at.
+        let wanted = plan.listens(place);
+        let public = wanted.iter().filter(|(_, at)| *at == addresses.public());
+        assert_eq!(public.count(), 1, "{wanted:?}");
+    }
     Ok(())
 }
