@@ -33,6 +33,8 @@ use crate::watch::{Hub, OrderStream};
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long CancelOrder waits for the coordinator's answer.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks for an order that the read side does not show yet.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long a read waits for the read side when the call has no deadline.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -189,7 +191,7 @@ impl Service {
         position: u64,
     ) -> Result<PlaceOrderResponse, Problem> {
         self.reach(position).await?;
-        let order = self.queries.get(order_id).await?.ok_or_else(not_found)?;
+        let order = self.shown(order_id).await?.ok_or_else(not_found)?;
         Ok(PlaceOrderResponse {
             order: Some(order),
             position,
@@ -229,7 +231,7 @@ impl Service {
             }
         }
         self.reach(done.position).await?;
-        let order = self.queries.get(&order_id).await?.ok_or_else(not_found)?;
+        let order = self.shown(&order_id).await?.ok_or_else(not_found)?;
         Ok(CancelOrderResponse {
             order: Some(order),
             position: done.position,
@@ -250,25 +252,46 @@ impl Service {
                 "POSITION_AHEAD",
                 format!("min_position {position} lies beyond the newest position: it is another service's, or another log's"),
             )),
-            Err(ledger::Error::Timeout(_)) => Err(ERRORS
-                .problem(Code::DeadlineExceeded, "READ_SIDE_BEHIND", "the read side did not reach min_position in time: try again")
-                .retry_after(Duration::from_millis(200))),
+            Err(ledger::Error::Timeout(_)) => Err(behind("min_position")),
             Err(error) => Err(storage(&error)),
         }
     }
 
     /// An order of this customer (empty for anybody's).
     async fn owned(&self, order_id: &str, customer_id: &str) -> Result<Order, Problem> {
-        let order_id = order_id.to_ascii_lowercase();
-        let mut order = self.queries.get(&order_id).await?;
-        if order.is_none() {
-            // The read side follows the log: an order that was just placed is there a moment later.
-            self.reach(self.ledger.head()).await?;
-            order = self.queries.get(&order_id).await?;
-        }
+        let order = self.shown(&order_id.to_ascii_lowercase()).await?;
         order
             .filter(|order| customer_id.is_empty() || order.customer_id == customer_id)
             .ok_or_else(not_found)
+    }
+
+    /// An order as the read side shows it. That follows the log: an order that was just placed, here or at another replica, is
+    /// there a moment later.
+    async fn shown(&self, order_id: &str) -> Result<Option<Order>, Problem> {
+        let order = self.queries.get(order_id).await?;
+        // Only what can be an id: others' commands are read together with this one.
+        let may_be = order.is_none() && uuid::Uuid::parse_str(order_id).is_ok();
+        if !may_be || !self.is_placed(order_id).await? {
+            return Ok(order);
+        }
+        let patience = deadline::remaining().map_or(READ_PATIENCE, |left| left * 4 / 5);
+        let looking = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if let Some(order) = self.queries.get(order_id).await? {
+                    return Ok(Some(order));
+                }
+            }
+        };
+        let looked = tokio::time::timeout(patience, looking).await;
+        looked.unwrap_or_else(|_| Err(behind("the order")))
+    }
+
+    /// Whether the log has an order, as it is now, whoever wrote it.
+    async fn is_placed(&self, order_id: &str) -> Result<bool, Problem> {
+        let read = Command::Read(order_id.to_owned());
+        let done = self.ledger.execute(read).await.map_err(refused)?;
+        Ok(matches!(done.reply, Reply::State(state) if state.order.is_some()))
     }
 }
 
@@ -311,6 +334,13 @@ fn unavailable(problem: AvailabilityProblem) -> Problem {
             )
         }
     }
+}
+
+fn behind(what: &str) -> Problem {
+    let message = format!("the read side did not reach {what} in time: try again");
+    ERRORS
+        .problem(Code::DeadlineExceeded, "READ_SIDE_BEHIND", message)
+        .retry_after(Duration::from_millis(200))
 }
 
 fn completing() -> Problem {

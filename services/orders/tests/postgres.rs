@@ -140,7 +140,40 @@ async fn two_replicas_on_postgresql_are_one_service() {
         refunding.refund_saga_id
     );
     world.coordinator.started(&refunding.refund_saga_id).await;
+    assert_eq!(world.coordinator.with(|state| state.sagas.len()), 5);
+
+    // The other one knows of it at once, also before it has heard of the commit.
+    for _ in 0..8 {
+        world.clock.advance(std::time::Duration::from_millis(1));
+        let request = support::request();
+        let id = one.place(&request).await.expect("placed").order_id;
+        assert_eq!(two.place(&request).await.expect("replayed").order_id, id);
+        world.clock.advance(std::time::Duration::from_millis(1));
+        let id = one
+            .place(&support::request())
+            .await
+            .expect("placed")
+            .order_id;
+        assert_eq!(two.get(&id, 0).await.expect("there").order_id, id);
+        world.clock.advance(std::time::Duration::from_millis(1));
+        let order_id = one
+            .place(&support::request())
+            .await
+            .expect("placed")
+            .order_id;
+        let watch = WatchOrderRequest {
+            order_id,
+            customer_id: "alice".to_owned(),
+        };
+        let mut changes = two
+            .client
+            .clone()
+            .watch_order(watch)
+            .await
+            .expect("watched")
+            .into_inner();
+        assert!(changes.message().await.expect("open").is_some());
+    }
     one.stop().await;
     two.stop().await;
-    assert_eq!(world.coordinator.with(|state| state.sagas.len()), 5);
 }

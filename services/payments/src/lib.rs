@@ -3,7 +3,7 @@
 //! - **Writes** are the [saga steps](steps) AuthorizePayment, VoidAuthorization, CapturePayment and RefundPayment; there is no
 //!   other way to move money. Each payment is one stream, `payment/<order_id>`.
 //! - **The world outside** is a [processor] behind a trait, with a circuit breaker and a time limit. The built-in one is a bank
-//!   with a file of its own; choose what it does with the payment method:
+//!   with records of its own; choose what it does with the payment method:
 //!
 //!   | method | what happens |
 //!   |---|---|
@@ -92,11 +92,11 @@ pub struct Config {
 /// Runs the service until shutdown.
 ///
 /// # Errors
-/// If its log or the bank's file cannot be opened, or its configuration makes no sense.
+/// If its log or the bank cannot be opened, or its configuration makes no sense.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let env = process.env.clone();
     let ledger = open(&config.store, &env, &process.tasks).await?;
-    let bank = Bank::open(&config.store.data_dir.join("bank.db")).await?;
+    let bank = Bank::open(&config.store).await?;
     let processor = Guarded::new(
         Arc::new(bank),
         env.clone(),

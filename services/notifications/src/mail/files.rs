@@ -75,9 +75,10 @@ impl Mailer for Files {
     }
 }
 
-/// Durable when it returns, and never half there: beside it, flushed, renamed, and the folder flushed.
+/// Durable when it returns, and never half there: beside it, flushed, renamed, and the folder flushed. Another replica may be
+/// at the same mail: each has a place of its own beside it.
 fn write(folder: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("eml.tmp");
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

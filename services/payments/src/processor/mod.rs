@@ -1,7 +1,7 @@
 //! The payment processor: the world outside, behind a trait.
 //!
 //! A processor is asked with a key, `<payment_id>/<operation>`, and answers the same key always the same. The built-in one is
-//! a [bank] of its own with a file of its own, which no transaction of payments reaches: as in the world outside.
+//! a [bank] with records of its own, which no transaction of payments reaches: as in the world outside.
 
 pub mod bank;
 mod guarded;

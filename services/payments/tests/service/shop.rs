@@ -43,9 +43,11 @@ impl Shop {
         let ledger = payments::open(&store, &env, &tasks)
             .await
             .expect("the log opens");
-        let bank = Bank::open(&folder.join("bank.db"))
-            .await
-            .expect("the bank opens");
+        let beside = StoreConfig {
+            data_dir: folder.to_owned(),
+            ..store
+        };
+        let bank = Bank::open(&beside).await.expect("the bank opens");
         let processor = Guarded::new(
             Arc::new(bank.clone()),
             env,
