@@ -149,9 +149,11 @@ pub(super) async fn renewed(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
 
 /// The control plane is killed; whoever knows the way goes on.
 pub(super) async fn headless(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
-    stage.kill("meshd");
+    let back = stage.kill("meshd")?;
     let order = stage.place(&[("keyboard", 1)], "pm_ok").await?;
-    stage.settle(&order, CONFIRMED).await
+    let complaints = stage.settle(&order, CONFIRMED).await?;
+    back.wait().await?;
+    Ok(complaints)
 }
 
 /// A payment that is not there, asked for by who may not.
@@ -191,6 +193,6 @@ async fn renewals(stage: &Stage) -> anyhow::Result<Vec<f64>> {
     Ok(counts)
 }
 
-fn mesh(stage: &Stage) -> anyhow::Result<Mesh> {
+pub(super) fn mesh(stage: &Stage) -> anyhow::Result<Mesh> {
     stage.system.mesh.clone().context("the system has no mesh")
 }

@@ -3,8 +3,8 @@
 use sagamesh_api::saga::v1::SagaState;
 use sagamesh_api::shop::orders::v1::OrderStatus;
 
-use super::mesh;
 use super::stage::Stage;
+use super::{mesh, replicas};
 use crate::failure::Failure;
 use crate::output;
 
@@ -41,6 +41,10 @@ enum Plot {
     Renewed,
     /// The mesh's control plane is killed.
     Headless,
+    /// One of two gateways is killed under load.
+    Gateway,
+    /// One of two replicas of payments is killed under load.
+    Payments,
 }
 
 pub(super) const CONFIRMED: (OrderStatus, SagaState) =
@@ -68,6 +72,8 @@ pub(super) fn all() -> Vec<Scenario> {
         ("a policy edited while running", "A file lets it, and is taken away again: no restart, no redeploy.", Plot::Edited),
         ("certificates renewed under load", "Certificates of 20 s are renewed while orders go through.", Plot::Renewed),
         ("the control plane killed with -9", "Sidecars go on with what they know; it comes back and nobody notices.", Plot::Headless),
+        ("one of two gateways killed with -9", "Customers order through the one public port. Whoever was connected to it connects again, and repeats the request under its key.", Plot::Gateway),
+        ("one of two payments killed with -9", "Two of them share one PostgreSQL database. The mesh leaves out the one that is gone; the other one goes on.", Plot::Payments),
     ]
     .map(|(name, story, plot)| Scenario { name, story, plot })
     .into()
@@ -78,8 +84,13 @@ impl Scenario {
     pub(super) fn needs_mesh(&self) -> bool {
         matches!(
             self.plot,
-            Plot::Forbidden | Plot::Edited | Plot::Renewed | Plot::Headless
+            Plot::Forbidden | Plot::Edited | Plot::Renewed | Plot::Headless | Plot::Payments
         )
+    }
+
+    /// Whether its services have replicas, and so need a database that they can share.
+    pub(super) fn needs_postgres(&self) -> bool {
+        matches!(self.plot, Plot::Payments)
     }
 
     /// Plays it; returns what is otherwise than it should.
@@ -103,6 +114,8 @@ impl Scenario {
             Plot::Edited => mesh::edited(stage).await,
             Plot::Renewed => mesh::renewed(stage).await,
             Plot::Headless => mesh::headless(stage).await,
+            Plot::Gateway => replicas::gateway(stage).await,
+            Plot::Payments => replicas::payments(stage).await,
         }
     }
 }
@@ -188,6 +201,6 @@ async fn kill(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     stage
         .until_dispatched(&order.saga_id, "authorize-payment")
         .await?;
-    stage.kill("coordinator");
+    stage.kill("coordinator")?;
     stage.settle(&order, CONFIRMED).await
 }

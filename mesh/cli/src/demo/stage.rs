@@ -11,6 +11,7 @@ use sagamesh_api::shop::inventory::v1::inventory_service_client::InventoryServic
 use sagamesh_api::shop::orders::v1::{Order, OrderLine, OrderStatus, PlaceOrderRequest};
 use sagamesh_api::shop::payments::v1::payment_service_client::PaymentServiceClient;
 use sagamesh_api::shop::v1::Money;
+use tokio::sync::watch;
 
 use crate::commands::orders::Shop;
 use crate::commands::sagas::{self, history};
@@ -22,13 +23,19 @@ use crate::system::System;
 use crate::timeline;
 
 /// What there is at first: SKU, quantity, price in cents. Mice are for as many orders as fit into the longest wait for certificates.
-const STOCK: [(&str, u64, i64); 3] = [
+const STOCK: [(&str, u64, i64); 4] = [
     ("keyboard", 100, 8_900),
     ("mouse", 1_000, 4_500),
     ("monitor", 3, 32_900),
+    (LOAD_SKU, 10_000, 900),
 ];
+/// What customers order when there is to be load.
+pub(super) const LOAD_SKU: &str = "cable";
 /// The longest that one order may take.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The payments service.
+pub(super) type Payments = PaymentServiceClient<Channel>;
 
 /// The stage.
 pub(super) struct Stage {
@@ -36,7 +43,7 @@ pub(super) struct Stage {
     pub(super) sagas: sagas::Client,
     pub(super) operators: OperatorServiceClient<Channel>,
     pub(super) inventory: InventoryServiceClient<Channel>,
-    pub(super) payments: PaymentServiceClient<Channel>,
+    pub(super) payments: Payments,
     /// The system that it stands on.
     pub(super) system: System,
     levers: BTreeMap<&'static str, Vec<Levers>>,
@@ -189,11 +196,17 @@ impl Stage {
             .map_err(|status| from_status("coordinator", "steering a participant", &status))?)
     }
 
-    /// Kills the processes of a service as `kill -9` does.
-    pub(super) fn kill(&self, service: &str) {
-        for levers in self.levers.get(service).into_iter().flatten() {
-            levers.crash.send_modify(|count| *count += 1);
-        }
+    /// Kills the first process of a service, or of the control plane, as `kill -9` does. The answer tells when it is back.
+    pub(super) fn kill(&self, service: &str) -> anyhow::Result<Back> {
+        let levers = self.levers.get(service).and_then(|all| all.first());
+        let levers = levers.with_context(|| format!("nobody can kill {service}"))?;
+        let mut ready = levers.ready.subscribe();
+        ready.mark_unchanged();
+        levers.crash.send_modify(|count| *count += 1);
+        Ok(Back {
+            service: service.to_owned(),
+            ready,
+        })
     }
 
     /// Returns once an attempt of `step` is under way.
@@ -206,5 +219,26 @@ impl Stage {
         tokio::time::timeout(PATIENCE, dispatched)
             .await
             .with_context(|| format!("step {step} was never begun"))?
+    }
+}
+
+/// A process that was killed.
+pub(super) struct Back {
+    service: String,
+    ready: watch::Receiver<bool>,
+}
+
+impl Back {
+    /// Returns once the launcher has started it again, and it is ready.
+    pub(super) async fn wait(mut self) -> anyhow::Result<()> {
+        let back = async {
+            // That it is gone, then that it is there.
+            self.ready.changed().await?;
+            self.ready.wait_for(|ready| *ready).await?;
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, back)
+            .await
+            .with_context(|| format!("{} does not come back", self.service))?
     }
 }

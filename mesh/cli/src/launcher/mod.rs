@@ -236,10 +236,10 @@ impl Running {
         self.tasks.spawn(task);
     }
 
-    /// What it takes to kill the processes of a service.
+    /// What it takes to kill the processes of a service, or the control plane.
     pub(crate) fn levers(&self, service: &str) -> Vec<Levers> {
         let of_service = |(instance, levers): (&Instance, &Levers)| {
-            let mine = instance.role == Role::Service && instance.service == service;
+            let mine = instance.role != Role::Sidecar && instance.service == service;
             mine.then(|| levers.clone())
         };
         self.instances
