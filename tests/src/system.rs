@@ -130,6 +130,16 @@ impl System {
             .to_owned())
     }
 
+    /// URL of one process of a service, past any mesh.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn url(&self, name: &str) -> anyhow::Result<String> {
+        let record = self.record()?;
+        let url = process(&record, name)?["url"].as_str();
+        Ok(url.context("a process without URL")?.to_owned())
+    }
+
     /// A channel to a service, as the operator.
     ///
     /// # Errors

@@ -190,3 +190,35 @@ async fn killing_each_process_in_turn_loses_nothing() -> anyhow::Result<()> {
     )
     .await
 }
+
+#[tokio::test]
+async fn killing_replicas_on_postgres_in_turn_loses_nothing() -> anyhow::Result<()> {
+    let Some(postgres) = ledger::testing::postgres().await else {
+        return Ok(());
+    };
+    let fixed = [
+        "--database-prefix",
+        "crash",
+        "--replicas",
+        "gateway=2,orders=2,inventory=2,payments=2,notifications=2",
+        "--postgres",
+    ];
+    let arguments = fixed.map(str::to_owned).into_iter();
+    let options = Options {
+        arguments: arguments.chain([postgres.url("postgres")]).collect(),
+        environment: vec![("SAGAMESH_BREAKER_RECOVERY", "1s")],
+        ..Default::default()
+    };
+    campaign(
+        options,
+        &[
+            "payments-0",
+            "orders-1",
+            "inventory-0",
+            "notifications-1",
+            "gateway-0",
+            "orders-0",
+        ],
+    )
+    .await
+}

@@ -120,8 +120,9 @@ async fn systems_run_side_by_side_and_share_no_folder() -> anyhow::Result<()> {
 async fn what_cannot_be_is_refused_with_a_sentence() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let empty = folder.path().display().to_string();
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 12] = [
         (&["up", "--replicas", "orders=2"], 2, "needs --postgres"),
+        (&["up", "--replicas", "gateway=6"], 2, "1 to 5"),
         (
             &[
                 "up",

@@ -259,8 +259,17 @@ async fn in_a_network_of_its_own_users_and_commands_still_reach_the_system() -> 
         Ok(path) => path,
         Err(_) => binaries::path("sidecar")?.display().to_string(),
     };
+    for gateways in ["gateway=1", "gateway=2"] {
+        let more = ["--replicas", gateways, "--sidecar"].map(str::to_owned);
+        let arguments = more.into_iter().chain([format!("linkerd:{proxy}")]);
+        in_its_own_network(arguments.collect()).await?;
+    }
+    Ok(())
+}
+
+async fn in_its_own_network(arguments: Vec<String>) -> anyhow::Result<()> {
     let system = System::start_with(sagamesh_tests::Options {
-        arguments: vec!["--sidecar".into(), format!("linkerd:{proxy}")],
+        arguments,
         ..Default::default()
     })
     .await?;
@@ -271,8 +280,10 @@ async fn in_a_network_of_its_own_users_and_commands_still_reach_the_system() -> 
         .await?;
     place(&system).await?;
     let token = system.token("alice").await?;
-    let orders = rest::get(&system.gateway()?, "/v1/orders", Some(&token)).await?;
-    assert_eq!(orders.status, 200, "{}", orders.text);
+    for _ in 0..4 {
+        let orders = rest::get(&system.gateway()?, "/v1/orders", Some(&token)).await?;
+        assert_eq!(orders.status, 200, "{}", orders.text);
+    }
     system.sagamesh(&["mesh", "check"]).await?;
     system.stop().await?;
     Ok(())

@@ -69,9 +69,12 @@ pub(super) async fn payments(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     let (reads, failed) = reading.await.context("reading the books panicked")?;
     let mut complaints = judge(stage, &placed).await?;
     output::line(&format!("   {}", summary(&placed, &complaints)));
+    let vain = match failed.len() {
+        0 => "each time with an answer".to_owned(),
+        some => format!("{some} times WITHOUT an answer"),
+    };
     output::line(&format!(
-        "   the books were read {reads} times meanwhile, {} of them in vain",
-        failed.len()
+        "   the books were read {reads} times meanwhile, {vain}"
     ));
     complaints.extend(failed);
     Ok(complaints)

@@ -10,7 +10,7 @@ pub const REFUND_ORDER: &str = "refund-order";
 
 /// Raised with every change of a definition below. A service activates its definitions only over older revisions, so that an old replica
 /// which restarts during a deployment does not bring the old version back.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 
 const REVISION_MARK: &str = "Revision ";
 
@@ -197,6 +197,8 @@ fn forward(
             participant: participant.to_owned(),
             action: action.to_owned(),
             timeout: Some(seconds(10)),
+            // A participant that died in the middle is noticed before that: another replica may do it, or itself when it is back.
+            heartbeat_timeout: Some(seconds(3)),
             retry: Some(retry(5)),
             input_fields: owned(fields),
             ..Call::default()
