@@ -127,6 +127,19 @@ impl System {
         self.processes.iter().filter(mine)
     }
 
+    /// Where the gateway is, said in words, when there are several of it.
+    pub(crate) fn public_line(&self) -> Option<String> {
+        let gateways = self.services().filter(|one| one.service == "gateway");
+        let labels: Vec<_> = gateways.map(|one| one.label.as_str()).collect();
+        (labels.len() > 1).then(|| {
+            format!(
+                "The public port is {}: each connection goes to one of {}.",
+                self.gateway,
+                labels.join(", ")
+            )
+        })
+    }
+
     /// Where a service is asked: a name of the mesh where there is one, else the address of its first process.
     pub(crate) fn url(&self, service: &str) -> anyhow::Result<String> {
         let found = self.services().find(|process| process.service == service);

@@ -46,6 +46,9 @@ pub(crate) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
                 ]);
             }
             output::line(&output::text(&table));
+            if let Some(line) = system.public_line() {
+                output::line(&format!("\n{line}"));
+            }
         }
     }
     Ok(if answers.contains(&false) {

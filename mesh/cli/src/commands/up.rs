@@ -75,8 +75,8 @@ async fn greet(running: &Running, empty: bool, data_dir: &std::path::Path) {
         running.start_time.as_secs_f64()
     ));
     output::line(&endpoints(system));
-    if let Some(line) = public_line(system) {
-        output::line(&line);
+    if let Some(line) = system.public_line() {
+        output::line(&format!("\n{line}"));
     }
     if let Some(mesh) = &system.mesh {
         output::line(&mesh_line(system, mesh));
@@ -123,19 +123,6 @@ fn endpoints(system: &System) -> String {
         ]);
     }
     output::text(&table)
-}
-
-/// Where the gateway is when there are several of it.
-fn public_line(system: &System) -> Option<String> {
-    let gateways = system.services().filter(|one| one.service == "gateway");
-    let labels: Vec<_> = gateways.map(|one| one.label.as_str()).collect();
-    (labels.len() > 1).then(|| {
-        format!(
-            "\nThe public port is {}: each connection goes to one of {}.",
-            system.gateway,
-            labels.join(", ")
-        )
-    })
 }
 
 /// What a user is to know of the mesh.

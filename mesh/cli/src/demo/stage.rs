@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::commands::orders::Shop;
 use crate::commands::sagas::{self, history};
+use crate::commands::stock;
 use crate::connect::{self, Channel};
 use crate::failure::from_status;
 use crate::launcher::process::Levers;
@@ -31,6 +32,8 @@ const STOCK: [(&str, u64, i64); 4] = [
 ];
 /// What customers order when there is to be load.
 pub(super) const LOAD_SKU: &str = "cable";
+/// Time between two looks at the stock.
+const LOOK: Duration = Duration::from_millis(10);
 /// The longest that one order may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -89,7 +92,16 @@ impl Stage {
             answer.map_err(|status| from_status("inventory", "filling the shop", &status))?;
             *self.stocked.entry(sku).or_default() += quantity;
         }
-        Ok(())
+        // Orders are checked against what the read side shows.
+        let shown = async {
+            while stock::items(&mut self.inventory).await?.len() < STOCK.len() {
+                tokio::time::sleep(LOOK).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, shown)
+            .await
+            .context("the stock is never shown")?
     }
 
     /// Places an order; `lines` are SKUs and quantities.

@@ -11,7 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::launcher::Running;
 use crate::launcher::process::{Event, Levers};
+use crate::system::Role;
 
 /// Most connections at a time; more wait to be accepted. Each holds two of the launcher's files, and it needs some to start
 /// processes.
@@ -43,6 +45,28 @@ struct Choice {
     /// Whether the last connection found no gateway.
     nobody: AtomicBool,
     events: mpsc::UnboundedSender<(usize, Event)>,
+}
+
+impl Running {
+    /// Hands connections to the public port to the gateways.
+    pub(super) fn balance(
+        &self,
+        public: TcpListener,
+        events: mpsc::UnboundedSender<(usize, Event)>,
+    ) {
+        let processes = self.instances.iter().zip(&self.levers).enumerate();
+        let gateways = processes.filter(|(_, (instance, _))| {
+            instance.role == Role::Service && instance.service == "gateway"
+        });
+        let gateways = gateways.map(|(index, (instance, levers))| Gateway {
+            index,
+            label: instance.label.clone(),
+            address: instance.listen,
+            ready: levers.ready.subscribe(),
+        });
+        let task = run(public, gateways.collect(), events, self.balancer.clone());
+        self.tasks.spawn(task);
+    }
 }
 
 /// Takes the public port.

@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -218,22 +217,6 @@ impl Running {
                 return line;
             }
         }
-    }
-
-    /// Hands connections to the public port to the gateways.
-    fn balance(&self, public: TcpListener, events: mpsc::UnboundedSender<(usize, Event)>) {
-        let processes = self.instances.iter().zip(&self.levers).enumerate();
-        let gateways = processes.filter(|(_, (instance, _))| {
-            instance.role == Role::Service && instance.service == "gateway"
-        });
-        let gateways = gateways.map(|(index, (instance, levers))| balancer::Gateway {
-            index,
-            label: instance.label.clone(),
-            address: instance.listen,
-            ready: levers.ready.subscribe(),
-        });
-        let task = balancer::run(public, gateways.collect(), events, self.balancer.clone());
-        self.tasks.spawn(task);
     }
 
     /// What it takes to kill the processes of a service, or the control plane.

@@ -8,6 +8,11 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use crate::failure::{Exit, Failure};
 use crate::launcher::plan::Plan;
 
+/// Connections that a service's log holds at most: its three pools (`services/ledger/src/store/postgres.rs`).
+const OF_A_LOG: u32 = 14;
+/// What the bank of each payments process holds beside that.
+const OF_A_BANK: u32 = 4;
+
 /// Makes what is missing and returns each service's URL.
 pub(crate) async fn databases(
     url: &str,
@@ -28,6 +33,14 @@ pub(crate) async fn databases(
         Failure::new(Exit::NotRunning, format!("cannot connect to PostgreSQL: {error}"))
             .hint("Check the URL of --postgres: postgres://user:password@host:5432/database, with a database that exists.")
     })?;
+    let allowed = sqlx::query_scalar(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int",
+    );
+    let allowed: i32 = allowed
+        .fetch_one(&mut server)
+        .await
+        .context("cannot read how many connections PostgreSQL allows")?;
+    check_connections(plan, u32::try_from(allowed).unwrap_or(0))?;
     let mut urls = BTreeMap::new();
     for (service, _) in plan
         .replicas
@@ -57,6 +70,25 @@ pub(crate) async fn databases(
     Ok(urls)
 }
 
+/// Refuses more processes than the server has connections for: under load some of them would wait for theirs without end.
+fn check_connections(plan: &Plan, allowed: u32) -> Result<(), Failure> {
+    let of = |&(service, count): &(&str, u32)| match service {
+        "gateway" => 0,
+        "payments" => count * (OF_A_LOG + OF_A_BANK),
+        _ => count * OF_A_LOG,
+    };
+    let wanted: u32 = plan.replicas.iter().map(of).sum();
+    if wanted <= allowed {
+        return Ok(());
+    }
+    let message = format!(
+        "PostgreSQL allows {allowed} connections, and these processes take up to {wanted} under load"
+    );
+    Err(Failure::new(Exit::Refused, message).hint(
+        "Raise max_connections (ALTER SYSTEM SET max_connections = 300, and restart the server), or run fewer replicas.",
+    ))
+}
+
 /// The same URL with another database.
 fn with_database(url: &str, database: &str) -> Result<String, Failure> {
     let wrong = || {
@@ -82,6 +114,21 @@ fn with_database(url: &str, database: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_with_too_few_connections_is_refused() -> Result<(), Failure> {
+        let plan = |count| Plan::new(&[], &[("payments".into(), count)], true);
+        // What a server allows by default.
+        check_connections(&plan(1)?, 97)?;
+        check_connections(&plan(2)?, 97)?;
+        let refused = check_connections(&plan(3)?, 97).err();
+        let message = refused.map(|failure| failure.message);
+        assert_eq!(
+            message.as_deref(),
+            Some("PostgreSQL allows 97 connections, and these processes take up to 110 under load")
+        );
+        Ok(())
+    }
 
     #[test]
     fn the_database_of_a_url_is_replaced() -> Result<(), Failure> {

@@ -198,7 +198,7 @@ fn forward(
             action: action.to_owned(),
             timeout: Some(seconds(10)),
             // A participant that died in the middle is noticed before that: another replica may do it, or itself when it is back.
-            heartbeat_timeout: Some(seconds(3)),
+            heartbeat_timeout: Some(seconds(5)),
             retry: Some(retry(5)),
             input_fields: owned(fields),
             ..Call::default()
