@@ -1,18 +1,18 @@
 //! Registering steps, and starting.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chassis::{Env, Tasks};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::link::Link;
 use crate::step::{DynStep, Step};
 use crate::telemetry::StepMetrics;
-use sagamesh_api::saga::v1::Direction;
+use sagamesh_api::saga::v1::{Direction, Result as StepResult};
 
 /// The most commands at a time, if nothing else is said.
 const DEFAULT_CONCURRENCY: u32 = 64;
@@ -185,7 +185,9 @@ impl Builder {
             env: self.env,
             tasks: tasks.clone(),
             stop: tasks.draining(),
-            links: Mutex::default(),
+            replicas: Mutex::default(),
+            orphans: Mutex::default(),
+            orphaned: Notify::new(),
             connected: watch::Sender::new(0),
         })
     }
@@ -211,6 +213,12 @@ impl Running {
     #[must_use]
     pub fn streams(&self) -> usize {
         *self.shared.connected.borrow()
+    }
+
+    /// Addresses of the coordinators that it is connected to, or tries to be.
+    #[must_use]
+    pub fn coordinators(&self) -> BTreeSet<String> {
+        self.shared.replicas().links.clone()
     }
 
     /// Waits until it is connected to at least one coordinator.
@@ -242,24 +250,70 @@ pub(crate) struct Shared {
     pub(crate) tasks: Tasks,
     /// Cancelled when the participant must drain.
     pub(crate) stop: CancellationToken,
-    /// Addresses that a link is held to.
-    links: Mutex<BTreeSet<String>>,
+    replicas: Mutex<Replicas>,
+    /// Results whose own link has no stream: any other replica takes them too.
+    orphans: Mutex<VecDeque<StepResult>>,
+    /// There are such results.
+    pub(crate) orphaned: Notify,
     /// How many links have a stream.
     pub(crate) connected: watch::Sender<usize>,
+}
+
+/// The coordinator's replicas.
+#[derive(Default)]
+struct Replicas {
+    /// Addresses that a link is held to.
+    links: BTreeSet<String>,
+    /// Addresses that one of them named last; empty until then.
+    named: BTreeSet<String>,
 }
 
 impl Shared {
     /// Holds a link to `address`, unless there is one.
     pub(crate) fn dial(shared: &Arc<Self>, address: String) {
-        let new = shared
-            .links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(address.clone());
+        let new = shared.replicas().links.insert(address.clone());
         if new {
             let link = Link::new(Arc::clone(shared), address);
             shared.tasks.spawn("participant", link.run());
         }
+    }
+
+    /// These are the replicas now: there is a link to each, and links to others end once they have no stream.
+    pub(crate) fn meet(shared: &Arc<Self>, addresses: &[String]) {
+        shared.replicas().named = addresses.iter().cloned().collect();
+        for address in addresses {
+            Self::dial(shared, address.clone());
+        }
+    }
+
+    /// Whether a link without a stream is to end, because its replica is gone. If so, it counts as gone.
+    pub(crate) fn leave(&self, address: &str) -> bool {
+        let mut replicas = self.replicas();
+        let gone = !replicas.named.is_empty()
+            && !replicas.named.contains(address)
+            && !self.configured.contains(address);
+        gone && replicas.links.remove(address)
+    }
+
+    fn replicas(&self) -> std::sync::MutexGuard<'_, Replicas> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves results to a link that has a stream.
+    pub(crate) fn orphan(&self, results: Vec<StepResult>) {
+        if !results.is_empty() {
+            self.orphans().extend(results);
+            self.orphaned.notify_one();
+        }
+    }
+
+    /// Takes the results that others have left.
+    pub(crate) fn adopt(&self) -> VecDeque<StepResult> {
+        std::mem::take(&mut *self.orphans())
+    }
+
+    fn orphans(&self) -> std::sync::MutexGuard<'_, VecDeque<StepResult>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -104,6 +104,18 @@ impl Attempts {
         self.unacknowledged.remove(&token).is_some()
     }
 
+    /// Results that go on through another link.
+    pub(crate) fn give_away(&mut self) -> Vec<StepResult> {
+        std::mem::take(&mut self.unacknowledged)
+            .into_values()
+            .collect()
+    }
+
+    /// A result that another link left.
+    pub(crate) fn adopt(&mut self, result: StepResult) {
+        self.unacknowledged.insert(result.lease_token, result);
+    }
+
     /// Results to send on a new stream.
     pub(crate) fn unacknowledged(&self) -> impl Iterator<Item = &StepResult> {
         self.unacknowledged.values()

@@ -88,6 +88,10 @@ impl Link {
             if !self.wait(wait).await {
                 return;
             }
+            if self.attempts.is_settled() && self.shared.leave(&self.address) {
+                info!(coordinator = %self.address, "the replica is gone; it is not called any more");
+                return;
+            }
         }
     }
 
@@ -114,15 +118,29 @@ impl Link {
     /// Waits before connecting again. Whether there is still a reason to: on shutdown, only unfinished business.
     async fn wait(&mut self, time: Duration) -> bool {
         let shared = Arc::clone(&self.shared);
-        tokio::select! {
-            () = tokio::time::sleep(time) => {}
-            () = shared.stop.cancelled(), if self.stop_at.is_none() => self.begin_stop(),
-        }
-        while let Some(ended) = self.running.try_join_next() {
-            self.keep(ended);
+        let mut over = std::pin::pin!(tokio::time::sleep(time));
+        loop {
+            self.give_away();
+            tokio::select! {
+                () = &mut over => break,
+                Some(ended) = self.running.join_next() => {
+                    self.keep(ended);
+                }
+                () = shared.stop.cancelled(), if self.stop_at.is_none() => {
+                    self.begin_stop();
+                    break;
+                }
+            }
         }
         self.stop_at
             .is_none_or(|at| !self.attempts.is_settled() && Instant::now() < at)
+    }
+
+    /// Results do not wait for this replica while there is a stream to another one.
+    fn give_away(&mut self) {
+        if *self.shared.connected.borrow() > 0 {
+            self.shared.orphan(self.attempts.give_away());
+        }
     }
 
     /// The participant must stop: from now on the grace runs.

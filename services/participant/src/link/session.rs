@@ -91,7 +91,10 @@ impl Link {
         self.metrics.connects.increment(1);
         info!(coordinator = %welcome.coordinator, address = %self.address, "connected");
         let _connected = Connected::enter(&shared);
-        self.dial_peers(&welcome);
+        self.meet(&welcome.peers);
+        for result in shared.adopt() {
+            self.attempts.adopt(result);
+        }
         for result in self.attempts.unacknowledged() {
             self.metrics.resent.increment(1);
             stream.send(to::Message::Result(result.clone()));
@@ -155,12 +158,10 @@ impl Link {
 
     /// Holds a stream to each replica. A coordinator that does not list the address we dialled is behind an address of several:
     /// then peers are left to the configuration, since a second stream of this instance would replace this one.
-    fn dial_peers(&self, welcome: &Welcome) {
-        if welcome.peers.contains(&self.address) {
-            for peer in &welcome.peers {
-                Shared::dial(&self.shared, peer.clone());
-            }
-        } else if welcome.peers.len() > 1 {
+    fn meet(&self, peers: &[String]) {
+        if peers.contains(&self.address) {
+            Shared::meet(&self.shared, peers);
+        } else if peers.len() > 1 {
             warn!(address = %self.address, "the coordinator's replicas are known by other addresses; configure one of theirs");
         }
     }
@@ -193,6 +194,13 @@ impl Link {
                         if let Some(result) = self.keep(ended) {
                             stream.send(to::Message::Result(result));
                         }
+                    }
+                }
+                () = shared.orphaned.notified() => {
+                    for result in shared.adopt() {
+                        self.metrics.resent.increment(1);
+                        self.attempts.adopt(result.clone());
+                        stream.send(to::Message::Result(result));
                     }
                 }
                 Some(beat) = self.beats.recv() => stream.send(to::Message::Heartbeat(beat)),
@@ -247,6 +255,7 @@ impl Link {
             Some(from::Message::ResultAck(ack)) => self.acknowledged(&ack),
             Some(from::Message::Heartbeat(_)) => {}
             Some(from::Message::Drain(_)) => stream.coordinator_draining = true,
+            Some(from::Message::Peers(peers)) => self.meet(&peers.addresses),
             Some(from::Message::Welcome(_)) => {
                 return Err(SessionError::Protocol("a second Welcome"));
             }
