@@ -44,6 +44,20 @@ pub struct Options {
         value_name = "NAME"
     )]
     pub replica: String,
+    /// Where participants and the other replicas reach this one: http://HOST:PORT. Needed with several replicas, which need PostgreSQL.
+    #[arg(
+        long,
+        env = "SAGAMESH_REPLICA_ADDRESS",
+        default_value = "",
+        value_name = "URL"
+    )]
+    pub replica_address: String,
+    /// With PostgreSQL: how long a replica that gives no sign of life keeps its sagas before another one takes them over. From 1 s.
+    #[arg(long, env = "SAGAMESH_LEASE", default_value = "5s", value_parser = parse_lease, value_name = "TIME")]
+    pub lease: Duration,
+    /// How often open sagas that memory has missed are looked for.
+    #[arg(long, env = "SAGAMESH_SCAN_INTERVAL", default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
+    pub scan_interval: Duration,
     /// Most bytes of a saga's input, a signal or a result.
     #[arg(long, env = "SAGAMESH_MAX_PAYLOAD_BYTES", default_value = "1MiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub max_payload_bytes: usize,
@@ -85,6 +99,9 @@ impl Default for Options {
                 .map(str::to_owned)
                 .to_vec(),
             replica: "coordinator-0".to_owned(),
+            replica_address: String::new(),
+            lease: Duration::from_secs(5),
+            scan_interval: Duration::from_secs(30),
             max_payload_bytes: 1024 * 1024,
             max_active_sagas: 50_000,
             max_waiting_starts: 8_192,
@@ -94,4 +111,12 @@ impl Default for Options {
             alarm_interval: Duration::from_secs(10),
         }
     }
+}
+
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text).map_err(|error| error.to_string())?;
+    if lease < Duration::from_secs(1) {
+        return Err("a lease of less than 1s would be lost to any pause".to_owned());
+    }
+    Ok(lease)
 }

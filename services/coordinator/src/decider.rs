@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use chassis::timestamp;
-use ledger::{Decision, Error, StreamId, View};
+use ledger::{Decision, Error, Fence, StreamId, View};
 use sagamesh_api::saga::v1::{self as pb, ResultStatus, SagaEvent, Transition};
 
+use crate::ownership::Ownership;
 use crate::registry::{
     DefinitionChange, DefinitionEvent, DefinitionRecord, DefinitionRefusal, ParticipantEvent,
     ParticipantRecord, Registry,
@@ -31,6 +32,7 @@ pub fn saga_stream(saga_id: &str) -> StreamId {
 #[derive(Debug, Clone)]
 pub struct Coordinator {
     registry: Arc<Registry>,
+    ownership: Ownership,
 }
 
 /// The state of a stream, by its kind.
@@ -71,8 +73,10 @@ pub enum Command {
     },
     /// Looks at a saga, and changes nothing.
     Read(StreamId),
-    /// Takes a saga into memory when the coordinator starts.
+    /// Takes a saga into memory, when the coordinator starts or takes a shard.
     Resume(StreamId),
+    /// Does nothing; once it is answered, everything that was asked before is done.
+    Flush,
     /// Changes a definition.
     Definition(StreamId, DefinitionChange),
     /// Changes a participant.
@@ -106,15 +110,45 @@ pub enum Rejection {
     /// By a definition.
     #[error(transparent)]
     Definition(#[from] DefinitionRefusal),
+    /// Another replica owns this shard, and alone writes to its sagas.
+    #[error("the saga belongs to shard {0}, which another replica owns")]
+    Elsewhere(i64),
+    /// The saga's definition is not known here, or not yet: another replica may have registered it a moment ago.
+    #[error("the saga's definition is not known to this replica: its record cannot be read")]
+    Unprepared,
     /// The stream is of another kind than the command; a bug.
     #[error("the command does not fit the stream")]
     Misdirected,
 }
 
 impl Coordinator {
-    /// A decider that finds plans in `registry`.
-    pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry }
+    /// A decider that finds plans in `registry` and writes to the sagas of the shards that it owns.
+    pub fn new(registry: Arc<Registry>, ownership: Ownership) -> Self {
+        Self {
+            registry,
+            ownership,
+        }
+    }
+
+    /// The lease under which a command may change a saga; `None` if it can change nothing.
+    fn lease(
+        &self,
+        state: &SagaState,
+        command: &saga::Command,
+    ) -> Result<Option<Fence>, Rejection> {
+        if state.is_unreadable() && self.ownership.is_shared() {
+            return Err(Rejection::Unprepared);
+        }
+        let shard = match (state.shard(), command) {
+            // Starting again, and whatever comes after the end, is answered by anyone.
+            (Some(_), saga::Command::Start(_)) => return Ok(None),
+            (Some(_), _) if state.has_ended() => return Ok(None),
+            (Some(shard), _) => shard,
+            (None, saga::Command::Start(start)) => start.shard,
+            (None, _) => return Ok(None),
+        };
+        let lease = self.ownership.fence(shard);
+        lease.map(Some).ok_or(Rejection::Elsewhere(shard))
     }
 
     fn decide_saga(
@@ -192,6 +226,7 @@ impl ledger::Decider for Coordinator {
             | Command::Resume(stream)
             | Command::Definition(stream, _)
             | Command::Participant(stream, _) => vec![stream.clone()],
+            Command::Flush => Vec::new(),
         }
     }
 
@@ -245,7 +280,18 @@ impl ledger::Decider for Coordinator {
                 describe,
             } => match view.state(stream) {
                 State::Saga(state) => {
-                    self.decide_saga(state, stream, (command, *seed, *describe), now_millis)
+                    let lease = self.lease(state, command)?;
+                    let decision =
+                        self.decide_saga(state, stream, (command, *seed, *describe), now_millis)?;
+                    match (lease, decision.events.is_empty()) {
+                        (Some(lease), _) => Ok(decision.fenced(lease)),
+                        (None, true) => Ok(decision),
+                        (None, false) => {
+                            let shard = state.shard().unwrap_or_default();
+                            let lease = self.ownership.fence(shard);
+                            Ok(decision.fenced(lease.ok_or(Rejection::Elsewhere(shard))?))
+                        }
+                    }
                 }
                 _ => Err(Rejection::Misdirected),
             },
@@ -261,9 +307,13 @@ impl ledger::Decider for Coordinator {
                 _ => Err(Rejection::Misdirected),
             },
             Command::Resume(stream) => match view.state(stream) {
+                State::Saga(state) if state.is_unreadable() && self.ownership.is_shared() => {
+                    Err(Rejection::Unprepared)
+                }
                 State::Saga(state) => Ok(Decision::new(Reply::Resumed(Box::new(state.clone())))),
                 _ => Err(Rejection::Misdirected),
             },
+            Command::Flush => Ok(Decision::new(Reply::Done)),
             Command::Definition(stream, change) => match view.state(stream) {
                 State::Definition(record) => {
                     let event = record.decide(change, now_millis)?;
@@ -354,7 +404,18 @@ impl ledger::Decider for Coordinator {
         })
     }
 
+    fn fenced_off(&self, fence: Fence) {
+        if self.ownership.lose(fence) {
+            tracing::warn!(
+                shard = fence.shard,
+                epoch = fence.epoch,
+                "another replica has taken over a shard: nothing was written"
+            );
+        }
+    }
+
     fn forget(&self, state: &State) -> bool {
-        matches!(state, State::Saga(state) if state.has_ended())
+        // What cannot be read yet is read again.
+        matches!(state, State::Saga(state) if state.has_ended() || state.is_unreadable())
     }
 }

@@ -1,14 +1,17 @@
 //! The hub behind its lock, and what must happen after the lock is released.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chassis::Env;
 use ledger::{Committed, Observer, StreamId};
+use sagamesh_api::saga::v1::{Transition, transition::Kind};
 use tokio::sync::{Notify, mpsc};
 
 use crate::decider::{Coordinator, Event, State};
 use crate::hub::Hub;
 use crate::meters::Meters;
+use crate::ownership::Ownership;
 use crate::registry::Registry;
 use crate::saga;
 
@@ -24,16 +27,23 @@ struct Inner {
     env: Env,
     timer: Notify,
     owed: mpsc::UnboundedSender<Owed>,
+    ownership: Ownership,
 }
 
 impl Dispatch {
     /// A shared hub; its commands for the ledger go to `owed`.
-    pub fn new(hub: Hub, env: Env, owed: mpsc::UnboundedSender<Owed>) -> Self {
+    pub fn new(
+        hub: Hub,
+        env: Env,
+        owed: mpsc::UnboundedSender<Owed>,
+        ownership: Ownership,
+    ) -> Self {
         Self(Arc::new(Inner {
             hub: Mutex::new(hub),
             env,
             timer: Notify::new(),
             owed,
+            ownership,
         }))
     }
 
@@ -82,6 +92,11 @@ impl Dispatch {
         result
     }
 
+    /// Whether commands may be handed to the transport now.
+    pub(crate) fn may_release(&self) -> bool {
+        self.0.ownership.may_release()
+    }
+
     /// Unix milliseconds.
     pub fn now(&self) -> i64 {
         self.0.env.clock.now_millis()
@@ -115,14 +130,18 @@ impl Observer<Coordinator> for Release {
     fn committed(&mut self, commits: &[Committed<'_, Coordinator>]) {
         let (registry, meters) = (&self.registry, &mut self.meters);
         self.dispatch.with(|hub, now| {
-            for commit in commits {
+            for (at, commit) in commits.iter().enumerate() {
                 match (commit.event, commit.state) {
                     (Event::Saga(event), State::Saga(state)) => {
+                        if commit.version > 1 && hub.is_unmet(commit.stream, state) {
+                            let fresh = dispatched(&commits[at..], commit.stream);
+                            hub.recovered(commit.stream, state, &fresh, now);
+                        }
                         hub.committed(commit.stream, commit.version, event, state, now);
                         meters.committed(commit.stream, event, state);
                     }
                     (Event::Definition(_), State::Definition(record)) => {
-                        registry.publish(commit.stream.key(), record.clone())
+                        registry.publish(commit.stream.key(), record.clone(), commit.version)
                     }
                     (Event::Participant(_), State::Participant(record)) => {
                         hub.set_participant(commit.stream.key(), record.settings)
@@ -133,4 +152,18 @@ impl Observer<Coordinator> for Release {
             meters.levels(hub);
         });
     }
+}
+
+/// Attempts of one saga that these events released.
+fn dispatched(commits: &[Committed<'_, Coordinator>], stream: &StreamId) -> HashSet<u64> {
+    let of_saga = commits.iter().filter(|commit| commit.stream == stream);
+    let transitions = of_saga.flat_map(|commit| match commit.event {
+        Event::Saga(event) => event.transitions.as_slice(),
+        _ => &[],
+    });
+    let token = |transition: &Transition| match &transition.kind {
+        Some(Kind::Dispatched(dispatched)) => Some(dispatched.lease_token),
+        _ => None,
+    };
+    transitions.filter_map(token).collect()
 }

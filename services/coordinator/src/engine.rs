@@ -7,13 +7,17 @@ use std::time::Duration;
 use chassis::{Env, Problem, Tasks};
 use ledger::{ExecuteError, Ledger, StreamId};
 use sagamesh_api::saga::v1 as pb;
+use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use tokio::sync::mpsc;
 
 use crate::config::Options;
-use crate::decider::{Command, Coordinator, Rejection, Reply, State};
+use crate::decider::{Command, Coordinator, Rejection, Reply, State, saga_stream};
 use crate::dispatch::{Dispatch, Owed};
+use crate::forward::{self, Hops, Peers};
 use crate::hub::Hub;
-use crate::problems::{overloaded, problem, read_failed, refused};
+use crate::ownership::Ownership;
+use crate::problems::{overloaded, problem, read_failed, refused, storage};
+use crate::recovery;
 use crate::registry::Registry;
 use crate::saga::{self, Refusal, Timer};
 
@@ -26,6 +30,9 @@ pub struct Engine {
     pub dispatch: Dispatch,
     /// Definitions.
     pub registry: Arc<Registry>,
+    /// What this process owns.
+    pub ownership: Ownership,
+    pub(crate) peers: Peers,
     /// Clock and randomness.
     pub env: Env,
     /// Owned tasks.
@@ -33,6 +40,39 @@ pub struct Engine {
     /// Settings.
     pub options: Arc<Options>,
     starting: Arc<AtomicUsize>,
+}
+
+/// Why a command was not carried out here.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// Another replica owns this shard.
+    Elsewhere(i64),
+    /// It was refused, or it failed.
+    Problem(Problem),
+}
+
+impl From<Problem> for Unanswered {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<ExecuteError<Rejection>> for Unanswered {
+    fn from(error: ExecuteError<Rejection>) -> Self {
+        match error {
+            ExecuteError::Rejected(Rejection::Elsewhere(shard)) => Self::Elsewhere(shard),
+            error => Self::Problem(problem(error)),
+        }
+    }
+}
+
+impl From<Unanswered> for Problem {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Elsewhere(_) => forward::moving(),
+            Unanswered::Problem(problem) => problem,
+        }
+    }
 }
 
 /// A start that was admitted; counts until it is dropped.
@@ -51,6 +91,7 @@ impl Engine {
         ledger: Ledger<Coordinator>,
         dispatch: Dispatch,
         registry: Arc<Registry>,
+        ownership: Ownership,
         env: Env,
         tasks: Tasks,
         options: Options,
@@ -59,6 +100,8 @@ impl Engine {
             ledger,
             dispatch,
             registry,
+            ownership,
+            peers: Peers::new(&env),
             env,
             tasks,
             options: Arc::new(options),
@@ -82,12 +125,26 @@ impl Engine {
         stream: StreamId,
         command: saga::Command,
         describe: bool,
-    ) -> Result<Reply, Problem> {
-        let executed = self
-            .ledger
-            .execute(self.command(stream, command, describe))
-            .await;
-        executed.map(|executed| executed.reply).map_err(problem)
+    ) -> Result<Reply, Unanswered> {
+        let again = (self.ownership.is_shared()).then(|| (stream.clone(), command.clone()));
+        let command = self.command(stream, command, describe);
+        let executed = match (self.ledger.execute(command).await, again) {
+            (Err(ExecuteError::Rejected(Rejection::Unprepared)), Some((stream, command))) => {
+                self.load_definitions().await?;
+                let command = self.command(stream, command, describe);
+                self.ledger.execute(command).await
+            }
+            (executed, _) => executed,
+        };
+        Ok(executed?.reply)
+    }
+
+    /// Definitions as they are on record now, whichever replica wrote them.
+    pub(crate) async fn load_definitions(&self) -> Result<(), Problem> {
+        recovery::load_definitions(self).await.map_err(|error| {
+            tracing::error!(%error, "definitions could not be read");
+            storage()
+        })
     }
 
     /// Changes a definition or a participant.
@@ -104,7 +161,53 @@ impl Engine {
         self.dispatch.look(|hub: &Hub, _| hub.is_open(stream))
     }
 
-    /// A saga as it is, durably, with what its steps wait for.
+    /// A saga's state, read from storage.
+    async fn load(&self, stream: &StreamId) -> Result<saga::SagaState, Problem> {
+        for known in [!self.ownership.is_shared(), true] {
+            let loaded = self.ledger.load(stream).await;
+            match loaded.map_err(|error| read_failed(&error))? {
+                // Its definition may have been registered on another replica a moment ago.
+                (State::Saga(state), _) if state.is_unreadable() && !known => {
+                    self.load_definitions().await?
+                }
+                (State::Saga(state), _) if state.exists() => return Ok(state),
+                _ => break,
+            }
+        }
+        Err(refused(&Refusal::NotStarted))
+    }
+
+    /// The shard of a saga that is open and that another replica owns.
+    pub(crate) async fn elsewhere(&self, stream: &StreamId) -> Result<Option<i64>, Problem> {
+        if !self.ownership.is_shared() || self.is_open(stream) {
+            return Ok(None);
+        }
+        let state = self.load(stream).await?;
+        let foreign = |shard: &i64| !state.has_ended() && self.ownership.fence(*shard).is_none();
+        Ok(state.shard().filter(foreign))
+    }
+
+    /// A saga as it is, durably, with what its steps wait for; that is known where it runs. While it changes hands it is shown without that.
+    pub(crate) async fn show(&self, saga_id: &str, hops: Hops) -> Result<pb::Saga, Problem> {
+        let stream = saga_stream(saga_id);
+        if let Some(shard) = self.elsewhere(&stream).await?
+            && let Ok(owner) = self.owner(shard, hops).await
+        {
+            let request = pb::GetSagaRequest {
+                saga_id: saga_id.to_owned(),
+            };
+            let mut client =
+                SagaServiceClient::new(owner).max_decoding_message_size(forward::MOST_BYTES);
+            let call = client.get_saga(forward::onward(request, hops));
+            let answer = self.forwarded(shard, call).await;
+            if let Ok(Some(saga)) = answer.map(|response| response.into_inner().saga) {
+                return Ok(saga);
+            }
+        }
+        self.read(&stream).await
+    }
+
+    /// A saga as it is, durably, with what its steps wait for as far as it runs here.
     pub async fn read(&self, stream: &StreamId) -> Result<pb::Saga, Problem> {
         let mut saga = if self.is_open(stream) {
             match self
@@ -120,15 +223,7 @@ impl Engine {
                 _ => return Err(refused(&Refusal::NotStarted)),
             }
         } else {
-            let (state, _) = self
-                .ledger
-                .load(stream)
-                .await
-                .map_err(|error| read_failed(&error))?;
-            match state {
-                State::Saga(state) if state.exists() => saga::describe(stream.key(), &state),
-                _ => return Err(refused(&Refusal::NotStarted)),
-            }
+            saga::describe(stream.key(), &self.load(stream).await?)
         };
         self.explain(stream, &mut saga);
         Ok(saga)
@@ -139,6 +234,14 @@ impl Engine {
         if saga.end_time.is_none() {
             self.dispatch.look(|hub, _| hub.explain(stream, saga));
         }
+    }
+
+    /// Whether this replica does what one of them has to do. Two that both think so do no harm, only work for nothing.
+    pub(crate) fn leads(&self) -> bool {
+        let standing = self.ownership.standing();
+        let first = standing.members.first();
+        !self.ownership.is_shared()
+            || first.is_some_and(|(member, _)| member.name == self.options.replica)
     }
 
     /// Room for one more saga.

@@ -17,23 +17,30 @@ mod config;
 pub mod decider;
 pub mod dispatch;
 pub mod engine;
+mod follow;
+mod forward;
 pub mod hub;
+mod keeper;
 pub mod meters;
+pub mod ownership;
 mod problems;
 pub mod projection;
 mod recovery;
 pub mod registry;
+mod report;
 mod retention;
 pub mod saga;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use chassis::Process;
-use ledger::{CommitterOptions, Ledger};
+use ledger::{CommitterOptions, Ledger, Member};
 use sagamesh_api::saga::v1::definition_service_server::DefinitionServiceServer;
 use sagamesh_api::saga::v1::operator_service_server::OperatorServiceServer;
 use sagamesh_api::saga::v1::participant_service_server::ParticipantServiceServer;
+use sagamesh_api::saga::v1::peer_service_server::PeerServiceServer;
 use sagamesh_api::saga::v1::saga_service_server::SagaServiceServer;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
@@ -44,16 +51,19 @@ use decider::Coordinator;
 use dispatch::{Dispatch, Release};
 use engine::Engine;
 use hub::{Hub, HubOptions};
+use keeper::Keeper;
 use meters::Meters;
+use ownership::Ownership;
 use projection::SagaTable;
 use registry::Registry;
 
 /// Names of the services, as health reports them.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "saga.v1.SagaService",
     "saga.v1.DefinitionService",
     "saga.v1.OperatorService",
     "saga.v1.ParticipantService",
+    "saga.v1.PeerService",
 ];
 
 /// Runs the coordinator until it is told to stop.
@@ -62,13 +72,28 @@ const SERVICES: [&str; 4] = [
 /// When the database cannot be opened, with what to do.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let tasks = process.tasks.clone();
-    let (engine, ledger) = open(&config, &process).await?;
+    let Opened {
+        engine,
+        ledger,
+        keeper,
+    } = open(&config, &process).await?;
     let drain_timeout = config.chassis.server.drain_timeout;
     let drained = (tasks.draining(), tasks.token(), engine.dispatch.clone());
+    let leaving = keeper.clone();
     tasks.spawn("drain", async move {
         let (draining, stop, dispatch) = drained;
         draining.cancelled().await;
         let grace = drain_timeout * 3 / 4;
+        // First its sagas go on elsewhere, then its participants are told to.
+        if let Some(keeper) = leaving
+            && tokio::time::timeout(grace / 2, keeper.drain())
+                .await
+                .is_err()
+        {
+            tracing::warn!(
+                "handing over took too long: what is left waits for its lease to run out"
+            );
+        }
         dispatch.with(|hub, _| hub.drain(chassis::timestamp::from_duration(grace)));
         tokio::select! {
             () = tokio::time::sleep(grace) => {}
@@ -94,8 +119,14 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     .add_service(
         ParticipantServiceServer::new(api::Participants::new(engine.clone()))
             .max_decoding_message_size(limit),
+    )
+    .add_service(
+        PeerServiceServer::new(api::Replicas::new(engine.clone())).max_decoding_message_size(limit),
     );
     let served = process.serve(routes, &SERVICES).await;
+    if let Some(keeper) = keeper {
+        keeper.leave().await;
+    }
     tasks.token().cancel();
     drop(engine);
     served?;
@@ -103,26 +134,38 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An open coordinator.
+pub struct Opened {
+    /// What the services share.
+    pub engine: Engine,
+    /// The log, to be closed at the end.
+    pub ledger: Ledger<Coordinator>,
+    /// Where others may own shards of the same log.
+    keeper: Option<Keeper>,
+}
+
 /// Opens the log, resumes every open saga and starts the coordinator's tasks. Nothing is served yet.
-pub async fn open(
-    config: &Config,
-    process: &Process,
-) -> anyhow::Result<(Engine, Ledger<Coordinator>)> {
+pub async fn open(config: &Config, process: &Process) -> anyhow::Result<Opened> {
     let (env, tasks) = (process.env.clone(), process.tasks.clone());
     let registry = Arc::new(Registry::default());
+    let shared = !config.store.database_url.is_empty();
+    let ownership = match shared {
+        true => Ownership::shared(&env),
+        false => Ownership::alone(&env),
+    };
     let (owed, commands) = mpsc::unbounded_channel();
     let hub = Hub::new(HubOptions {
         breaker_recovery: config.options.breaker_recovery,
     });
-    let dispatch = Dispatch::new(hub, env.clone(), owed);
+    let dispatch = Dispatch::new(hub, env.clone(), owed, ownership.clone());
     let observer = Release::new(dispatch.clone(), Arc::clone(&registry), Meters::default());
     let options = CommitterOptions {
         queue: 65_536,
         snapshot_every: 0,
         ..CommitterOptions::default()
     };
-    let decider = Coordinator::new(Arc::clone(&registry));
-    let store = config.store.clone().named("coordinator").exclusively();
+    let decider = Coordinator::new(Arc::clone(&registry), ownership.clone());
+    let store = config.store.clone().named("coordinator");
     let ledger = Ledger::open(
         store,
         decider,
@@ -134,18 +177,44 @@ pub async fn open(
     )
     .await
     .context("the coordinator's log cannot be opened")?;
-    recovery::recover(&ledger, &dispatch, &registry, &config.options, &env).await?;
     let engine = Engine::new(
         ledger.clone(),
         dispatch,
         registry,
+        ownership,
         env,
         tasks.clone(),
         config.options.clone(),
     );
+    let news = ledger.subscribe(ledger.head())?;
+    recovery::load_registry(&engine).await?;
+    let me = Member {
+        name: config.options.replica.clone(),
+        address: config.options.replica_address.clone(),
+    };
+    let keeper = match ledger.shards(me, config.options.lease) {
+        Some(shards) => {
+            let keeper = Keeper::start(engine.clone(), shards).await?;
+            tasks.spawn("leases", keeper.clone().run());
+            tasks.spawn("other-replicas", follow::run(engine.clone(), news));
+            Some(keeper)
+        }
+        None => {
+            for fence in engine.ownership.held() {
+                engine.dispatch.with(|hub, _| hub.hold(fence.shard));
+                recovery::resume_shard(&engine, fence, HashSet::new()).await?;
+            }
+            None
+        }
+    };
     tasks.spawn("owed-commands", engine.clone().run_owed(commands));
     tasks.spawn("timers", engine.clone().run_timers());
+    tasks.spawn("scan", recovery::run_scan(engine.clone()));
     tasks.spawn("retention", retention::run(engine.clone()));
     tasks.spawn("alarms", alarms::run(engine.clone()));
-    Ok((engine, ledger))
+    Ok(Opened {
+        engine,
+        ledger,
+        keeper,
+    })
 }

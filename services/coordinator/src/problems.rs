@@ -18,6 +18,10 @@ pub(crate) fn problem(error: ExecuteError<Rejection>) -> Problem {
     match error {
         ExecuteError::Rejected(Rejection::Saga(refusal)) => refused(&refusal),
         ExecuteError::Rejected(Rejection::Definition(refusal)) => definition_refused(&refusal),
+        ExecuteError::Rejected(Rejection::Elsewhere(_)) => crate::forward::moving(),
+        ExecuteError::Rejected(rejection @ Rejection::Unprepared) => {
+            refused(&Refusal::Corrupt(rejection.to_string()))
+        }
         ExecuteError::Rejected(Rejection::Misdirected) => ERRORS.problem(
             Code::Internal,
             "MISDIRECTED",

@@ -22,9 +22,6 @@ pub const NAME: &str = "sagas";
 /// Open sagas whose rows are kept in memory.
 const KEPT: usize = 20_000;
 
-/// The shard of every saga, until there are several owners.
-const SHARD: i64 = 0;
-
 /// The tables; on SQLite rows live in the primary key's own tree, which halves what a saga costs.
 macro_rules! schema {
     ($in_key:literal) => {
@@ -46,7 +43,7 @@ macro_rules! schema {
             ),
             "CREATE INDEX saga_by_start ON saga (start_time, saga_id)",
             "CREATE INDEX saga_by_state ON saga (definition, state, start_time, saga_id)",
-            "CREATE INDEX saga_open ON saga (saga_id) WHERE end_time IS NULL",
+            "CREATE INDEX saga_open ON saga (shard, saga_id) WHERE end_time IS NULL",
             "CREATE INDEX saga_expired ON saga (expire_time) WHERE expire_time IS NOT NULL",
             "CREATE INDEX saga_attention ON saga (start_time, saga_id) WHERE attention = 1",
             concat!(
@@ -60,9 +57,6 @@ macro_rules! schema {
                 $in_key
             ),
             "CREATE TABLE saga_version (hash TEXT PRIMARY KEY, pivot TEXT NOT NULL, retention BIGINT NOT NULL)",
-            // One owner today. A replica takes shards by raising the epoch, and every commit will check it.
-            "CREATE TABLE saga_shard (shard BIGINT PRIMARY KEY, owner TEXT NOT NULL, epoch BIGINT NOT NULL)",
-            "INSERT INTO saga_shard (shard, owner, epoch) VALUES (0, 'coordinator-0', 1)",
         ]
     };
 }
@@ -112,6 +106,8 @@ struct VersionFacts {
 struct Row {
     saga: pb::Saga,
     started: bool,
+    /// Of a saga that was just started; the row of any other one has it.
+    shard: i64,
     /// Something that lists show has changed. A step that goes from one state to the next is not worth a write.
     changed: bool,
 }
@@ -122,7 +118,7 @@ impl ledger::Projection for SagaTable {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn schema(&self, dialect: Dialect) -> &'static [&'static str] {
@@ -178,13 +174,18 @@ impl SagaTable {
                     Row {
                         saga,
                         started,
+                        shard: 0,
                         changed: started,
                     },
                 );
             }
             if let Some(row) = rows.get_mut(id) {
                 row.saga.version = recorded.version;
-                let hash = started_hash(&event).unwrap_or(&row.saga.definition_hash);
+                let started = started(&event);
+                row.shard = started.map_or(row.shard, |started| started.shard);
+                let hash = started.map_or(&row.saga.definition_hash, |started| {
+                    &started.definition_hash
+                });
                 if !self.versions.contains_key(hash) {
                     let facts = facts(tx, hash).await?;
                     self.versions.insert(hash.to_owned(), facts);
@@ -242,6 +243,7 @@ impl SagaTable {
             Row {
                 saga,
                 started,
+                shard,
                 changed,
             },
         ) in rows
@@ -259,7 +261,7 @@ impl SagaTable {
                     .versions
                     .get(&saga.definition_hash)
                     .map_or(0, |facts| facts.retention);
-                values.extend(row_values(&saga, start, retention));
+                values.extend(row_values(&saga, shard, start, retention));
             }
             if saga.end_time.is_none() {
                 open.push((id.to_owned(), saga));
@@ -288,11 +290,11 @@ async fn facts(tx: &mut Tx, hash: &str) -> Result<VersionFacts, Error> {
     })
 }
 
-fn row_values(saga: &pb::Saga, start: i64, retention: i64) -> Vec<Value> {
+fn row_values(saga: &pb::Saga, shard: i64, start: i64, retention: i64) -> Vec<Value> {
     let end = saga.end_time.as_ref().map(timestamp::to_millis);
     params![
         &saga.saga_id,
-        SHARD,
+        shard,
         &saga.definition,
         &saga.definition_hash,
         saga.state,
@@ -309,12 +311,12 @@ pub fn decode(summary: &[u8]) -> Result<pb::Saga, Error> {
     pb::Saga::decode(summary).map_err(|error| Error::decode("saga.v1.Saga", error))
 }
 
-fn started_hash(event: &SagaEvent) -> Option<&str> {
+fn started(event: &SagaEvent) -> Option<&pb::Started> {
     event
         .transitions
         .iter()
         .find_map(|transition| match &transition.kind {
-            Some(Kind::Started(started)) => Some(started.definition_hash.as_str()),
+            Some(Kind::Started(started)) => Some(started),
             _ => None,
         })
 }

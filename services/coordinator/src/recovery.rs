@@ -1,70 +1,71 @@
-//! What happens when the coordinator starts: definitions and participants into memory, then every saga that has not ended.
+//! What comes into memory: definitions and participants when the coordinator starts, and the open sagas of every shard that it takes.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chassis::Env;
 use ledger::sql::Dynamic;
-use ledger::{ExecuteError, Ledger, StreamId, params};
+use ledger::{ExecuteError, Fence, Ledger, StreamId, params};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::Options;
 use crate::decider::{Command, Coordinator, DEFINITION, PARTICIPANT, Reply, State, saga_stream};
-use crate::dispatch::Dispatch;
+use crate::engine::Engine;
 use crate::hub::Settings;
 use crate::projection;
-use crate::registry::Registry;
 
 /// Streams that are read together.
 const TOGETHER: usize = 512;
 /// How long the table of sagas may take to catch up with the log's tail.
 const CATCH_UP: Duration = Duration::from_secs(600);
 
-/// Fills the registry and the hub.
-pub(crate) async fn recover(
-    ledger: &Ledger<Coordinator>,
-    dispatch: &Dispatch,
-    registry: &Registry,
-    options: &Options,
-    env: &Env,
-) -> anyhow::Result<()> {
-    let started = Instant::now();
-    for name in options.participants.iter().filter(|name| !name.is_empty()) {
+/// The open sagas of a shard, a page at a time.
+const OPEN: &str = "SELECT saga_id FROM saga WHERE shard = $1 AND end_time IS NULL AND saga_id > $2 ORDER BY saga_id LIMIT $3";
+
+/// What became of a saga that was to be resumed.
+#[derive(Debug, PartialEq, Eq)]
+enum Resumed {
+    /// Work on it goes on.
+    Met,
+    /// It was met before, it has ended, or another replica runs it by now.
+    NotNeeded,
+    /// Its record cannot be read.
+    Unreadable(String),
+}
+
+/// Participants and definitions, as they are on record.
+pub(crate) async fn load_registry(engine: &Engine) -> anyhow::Result<()> {
+    let Options { participants, .. } = &*engine.options;
+    for name in participants.iter().filter(|name| !name.is_empty()) {
+        let dispatch = &engine.dispatch;
         dispatch.with(|hub, _| hub.set_participant(name, Settings::default()));
     }
-    load_kind(ledger, DEFINITION, |stream, state| {
-        if let State::Definition(record) = state {
-            registry.publish(stream.key(), record);
-        }
-    })
-    .await?;
-    load_kind(ledger, PARTICIPANT, |stream, state| {
+    load_definitions(engine).await?;
+    load_kind(&engine.ledger, PARTICIPANT, |stream, state, _| {
         if let State::Participant(record) = state {
+            let dispatch = &engine.dispatch;
             dispatch.with(|hub, _| hub.set_participant(stream.key(), record.settings));
         }
     })
-    .await?;
-    // The tail of the log: what was committed and not yet in the table.
-    ledger
-        .wait_for_projection(projection::NAME, ledger.head(), CATCH_UP)
-        .await
-        .context("the table of sagas does not follow the log")?;
-    let open = load_open(ledger, dispatch).await?;
-    let seconds = started.elapsed().as_secs_f64();
-    metrics::gauge!("saga_resume_seconds").set(seconds);
-    tracing::info!(
-        open,
-        milliseconds = started.elapsed().as_millis(),
-        at = env.clock.now_millis(),
-        "resumed every saga that has not ended"
-    );
-    Ok(())
+    .await
+}
+
+/// All definitions.
+pub(crate) async fn load_definitions(engine: &Engine) -> anyhow::Result<()> {
+    load_kind(&engine.ledger, DEFINITION, |stream, state, version| {
+        if let State::Definition(record) = state {
+            engine.registry.publish(stream.key(), record, version);
+        }
+    })
+    .await
 }
 
 async fn load_kind(
     ledger: &Ledger<Coordinator>,
     kind: &str,
-    mut take: impl FnMut(StreamId, State),
+    mut take: impl FnMut(StreamId, State, u64),
 ) -> anyhow::Result<()> {
     let prefix = format!("{kind}/");
     let mut after = String::new();
@@ -74,57 +75,209 @@ async fn load_kind(
             return Ok(());
         };
         after = last.as_str().to_owned();
-        for (stream, state, _) in ledger.load_many(&streams).await? {
-            take(stream, state);
+        for (stream, state, version) in ledger.load_many(&streams).await? {
+            take(stream, state, version);
         }
     }
 }
 
-async fn load_open(ledger: &Ledger<Coordinator>, dispatch: &Dispatch) -> anyhow::Result<usize> {
-    let mut after = String::new();
-    let mut open = 0;
-    let mut unreadable = 0_u32;
-    loop {
-        let sql = "SELECT saga_id FROM saga WHERE end_time IS NULL AND saga_id > $1 ORDER BY saga_id LIMIT $2";
-        let rows = ledger
-            .reader()
-            .fetch_all(Dynamic(sql.to_owned()), params![&after, TOGETHER])
-            .await?;
-        let ids = rows
-            .iter()
-            .map(|row| row.get::<String>(0))
-            .collect::<Result<Vec<_>, _>>()?;
+/// Takes every open saga of a shard into memory, as far as it is still owned. `unsent` names attempts that its last owner never sent.
+pub(crate) async fn resume_shard(
+    engine: &Engine,
+    fence: Fence,
+    unsent: HashSet<u64>,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    // Its sagas may run versions that were registered elsewhere a moment ago.
+    if engine.ownership.is_shared() {
+        load_definitions(engine).await?;
+    }
+    // The tail of the log: what was committed and not yet in the table.
+    engine
+        .ledger
+        .wait_for_projection(projection::NAME, engine.ledger.newest().await?, CATCH_UP)
+        .await
+        .context("the table of sagas does not follow the log")?;
+    let unsent = Arc::new(unsent);
+    let (mut after, mut open, mut unreadable) = (String::new(), 0_usize, 0_u32);
+    while engine.ownership.fence(fence.shard) == Some(fence) {
+        let ids = open_sagas(engine, fence.shard, &after).await?;
         let Some(last) = ids.last() else {
-            metrics::gauge!("saga_unreadable").set(f64::from(unreadable));
-            return Ok(open);
+            break;
         };
         after.clone_from(last);
-        // Through the committer: what is resumed is in its memory then, and the results that come next find it there.
-        let resumed = ids.iter().map(|id| async move {
-            let stream = saga_stream(id);
-            let executed = ledger.execute(Command::Resume(stream.clone())).await;
-            (stream, executed)
-        });
-        let mut states = Vec::with_capacity(ids.len());
-        for (stream, executed) in futures_util::future::join_all(resumed).await {
-            let executed = match executed {
-                Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
-                    tracing::error!(saga = stream.key(), %error, "an open saga is left alone: its record cannot be read");
+        let resuming = ids.iter().map(|id| resume(engine, id, &unsent));
+        for (id, resumed) in ids
+            .iter()
+            .zip(futures_util::future::join_all(resuming).await)
+        {
+            match resumed.with_context(|| format!("saga {id} cannot be resumed"))? {
+                Resumed::Met => open += 1,
+                Resumed::NotNeeded => {}
+                Resumed::Unreadable(error) => {
+                    tracing::error!(saga = id, %error, "an open saga is left alone: its record cannot be read");
                     unreadable += 1;
-                    continue;
                 }
-                executed => executed.with_context(|| format!("{stream} cannot be resumed"))?,
-            };
-            if let Reply::Resumed(state) = executed.reply {
-                states.push((stream, state));
             }
         }
-        dispatch.with(|hub, now| {
-            for (stream, state) in &states {
-                hub.recovered(stream, state, now);
-            }
-        });
-        open += states.len();
         tokio::task::yield_now().await;
+    }
+    metrics::gauge!("saga_unreadable").set(f64::from(unreadable));
+    metrics::gauge!("saga_resume_seconds").set(started.elapsed().as_secs_f64());
+    tracing::info!(
+        shard = fence.shard,
+        epoch = fence.epoch,
+        open,
+        milliseconds = started.elapsed().as_millis(),
+        "resumed every saga that has not ended"
+    );
+    Ok(())
+}
+
+/// Looks for open sagas that memory has missed, again and again, as long as the process runs: there should be none.
+pub(crate) async fn run_scan(engine: Engine) {
+    let token = engine.tasks.token();
+    let found = metrics::counter!("saga_found_open_total");
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(engine.options.scan_interval) => {}
+            () = token.cancelled() => return,
+        }
+        for fence in engine.ownership.held() {
+            match scan(&engine, fence).await {
+                Ok(0) => {}
+                Ok(count) => {
+                    tracing::warn!(
+                        count,
+                        shard = fence.shard,
+                        "open sagas had been missed; they go on"
+                    );
+                    found.increment(count);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "open sagas could not be looked for; it is tried again")
+                }
+            }
+        }
+    }
+}
+
+async fn scan(engine: &Engine, fence: Fence) -> anyhow::Result<u64> {
+    let (mut after, mut found) = (String::new(), 0);
+    let unsent = Arc::default();
+    while engine.ownership.fence(fence.shard) == Some(fence) {
+        let ids = open_sagas(engine, fence.shard, &after).await?;
+        let Some(last) = ids.last() else {
+            break;
+        };
+        after.clone_from(last);
+        for id in &ids {
+            if !engine.is_open(&saga_stream(id)) {
+                found += u64::from(resume(engine, id, &unsent).await? == Resumed::Met);
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(found)
+}
+
+async fn open_sagas(engine: &Engine, shard: i64, after: &str) -> anyhow::Result<Vec<String>> {
+    let rows = engine
+        .ledger
+        .reader()
+        .fetch_all(Dynamic(OPEN.to_owned()), params![shard, after, TOGETHER])
+        .await?;
+    let ids = rows.iter().map(|row| row.get::<String>(0));
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
+/// Through the committer: what is resumed is in its memory then, and nothing happens to the saga between its state and its place in the hub.
+async fn resume(engine: &Engine, id: &str, unsent: &Arc<HashSet<u64>>) -> anyhow::Result<Resumed> {
+    let stream = saga_stream(id);
+    let (sender, answer) = oneshot::channel();
+    let (dispatch, unsent) = (engine.dispatch.clone(), Arc::clone(unsent));
+    let command = Command::Resume(stream.clone());
+    engine.ledger.post_with(command, move |outcome| {
+        let resumed = outcome.map(|executed| match executed.reply {
+            Reply::Resumed(state) => {
+                dispatch.with(|hub, now| hub.recovered(&stream, &state, &unsent, now))
+            }
+            _ => false,
+        });
+        // Nobody waits when the process stops.
+        drop(sender.send(resumed));
+    });
+    match answer.await.unwrap_or(Err(ExecuteError::Unavailable)) {
+        Ok(true) => Ok(Resumed::Met),
+        Ok(false) => Ok(Resumed::NotNeeded),
+        Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
+            Ok(Resumed::Unreadable(error.to_string()))
+        }
+        Err(error) => Err(anyhow::anyhow!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::{Env, Tasks};
+    use ledger::{CommitterOptions, StoreConfig};
+
+    use super::*;
+    use crate::ownership::Ownership;
+    use crate::projection::SagaTable;
+
+    async fn plan(config: StoreConfig, explain: &str) -> String {
+        let tasks = Tasks::new();
+        let env = Env::system();
+        let ledger = Ledger::open(
+            config,
+            Coordinator::new(Arc::default(), Ownership::alone(&env)),
+            (),
+            vec![Box::new(SagaTable::default())],
+            &env,
+            &tasks,
+            CommitterOptions::default(),
+        )
+        .await
+        .expect("open");
+        let sql = OPEN
+            .replace("$1", "3")
+            .replace("$2", "'s-7'")
+            .replace("$3", "512");
+        let rows = ledger
+            .reader()
+            .fetch_all(Dynamic(format!("{explain} {sql}")), params![])
+            .await
+            .expect("a plan");
+        let column = if explain == "EXPLAIN" { 0 } else { 3 };
+        let lines = rows
+            .iter()
+            .map(|row| row.get::<String>(column).expect("a line"));
+        let plan = lines.collect::<Vec<_>>().join("\n");
+        tasks
+            .shutdown(Duration::from_secs(5))
+            .await
+            .expect("stopped");
+        ledger.close().await;
+        plan
+    }
+
+    #[tokio::test]
+    async fn the_open_sagas_of_one_shard_are_found_by_an_index_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sqlite = StoreConfig::sqlite(dir.path(), "coordinator");
+        let sqlite = plan(sqlite, "EXPLAIN QUERY PLAN").await;
+        assert!(
+            sqlite.contains("INDEX saga_open (shard=? AND saga_id>?)"),
+            "{sqlite}"
+        );
+        assert!(!sqlite.contains("TEMP B-TREE"), "{sqlite}");
+        let Some(postgres) = ledger::testing::postgres().await else {
+            return;
+        };
+        let postgres = StoreConfig::postgres(postgres.database().await, "coordinator");
+        let postgres = plan(postgres, "EXPLAIN").await;
+        assert!(postgres.contains("saga_open on saga"), "{postgres}");
+        assert!(!postgres.contains("Sort"), "{postgres}");
     }
 }

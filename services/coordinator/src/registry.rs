@@ -239,7 +239,8 @@ impl ParticipantRecord {
 #[derive(Debug, Default)]
 pub struct Registry {
     plans: RwLock<HashMap<String, Arc<Plan>>>,
-    definitions: RwLock<BTreeMap<String, DefinitionRecord>>,
+    /// With the number of events they were made of.
+    definitions: RwLock<BTreeMap<String, (u64, DefinitionRecord)>>,
 }
 
 impl Registry {
@@ -252,12 +253,18 @@ impl Registry {
         ))
     }
 
-    /// What became durable.
-    pub fn publish(&self, name: &str, record: DefinitionRecord) {
-        self.definitions
+    /// What became durable, up to this version; what is newer already stays.
+    pub fn publish(&self, name: &str, record: DefinitionRecord, version: u64) {
+        let mut definitions = self
+            .definitions
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), record);
+            .unwrap_or_else(PoisonError::into_inner);
+        if definitions
+            .get(name)
+            .is_none_or(|(newest, _)| *newest <= version)
+        {
+            definitions.insert(name.to_owned(), (version, record));
+        }
     }
 
     /// Looks at one definition.
@@ -266,7 +273,8 @@ impl Registry {
             self.definitions
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
-                .get(name),
+                .get(name)
+                .map(|(_, record)| record),
         )
     }
 
@@ -278,7 +286,7 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner);
         definitions
             .iter()
-            .map(|(name, record)| (name.clone(), record.clone()))
+            .map(|(name, (_, record))| (name.clone(), record.clone()))
             .collect()
     }
 

@@ -16,7 +16,11 @@ pub(crate) async fn run(engine: Engine) {
     let token = engine.tasks.token();
     let deleted = metrics::counter!("saga_deleted_total");
     loop {
-        let pause = match sweep(&engine).await {
+        let swept = match engine.leads() {
+            true => sweep(&engine).await,
+            false => Ok(0),
+        };
+        let pause = match swept {
             Ok(0) => engine.options.retention_interval,
             Ok(count) => {
                 deleted.increment(count as u64);

@@ -21,9 +21,6 @@ pub struct StoreConfig {
     /// The name of the SQLite file without `.db`; the service's name.
     #[arg(skip)]
     pub name: String,
-    /// Whether no other process may write to a PostgreSQL database meanwhile; a SQLite file is always for one process.
-    #[arg(skip)]
-    pub exclusive: bool,
     /// A simulated disk, for tests.
     #[arg(skip)]
     pub simulated: Option<SimulatedDisk>,
@@ -59,13 +56,6 @@ impl StoreConfig {
     /// The same settings for a service of this name; a service calls it with its own name.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
-        self
-    }
-
-    /// The same settings for a service that cannot share its log with another process: a second one that opens it waits a moment for the
-    /// first to end, and is then refused.
-    pub fn exclusively(mut self) -> Self {
-        self.exclusive = true;
         self
     }
 

@@ -54,6 +54,9 @@ pub trait Decider: Send + Sync + 'static {
     /// The inverse of `encode`.
     fn decode(&self, type_name: &str, data: &[u8]) -> Result<Self::Event, Error>;
 
+    /// Another process owns the shard of this fence now: nothing was written, and the commands that were decided under it are decided again.
+    fn fenced_off(&self, _fence: Fence) {}
+
     /// Whether a state may leave the cache at once, because it has ended.
     fn forget(&self, _state: &Self::State) -> bool {
         false
@@ -81,8 +84,20 @@ pub struct Decision<E, R> {
     pub inbox: Vec<(String, Vec<u8>)>,
     /// How far another service's feed was consumed by this decision; stored in the same transaction.
     pub cursor: Option<Cursor>,
+    /// Under which lease the events may be written; nothing is written once another process holds it. `None`: whoever comes first writes.
+    pub fence: Option<Fence>,
     /// What the caller gets.
     pub reply: R,
+}
+
+/// A lease on a shard, as the process that decides knows it. Checked where the events are written, in the same statement. A store that is for one
+/// process has nobody to fence off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// The shard.
+    pub shard: i64,
+    /// How often it had changed hands when this process took it.
+    pub epoch: i64,
 }
 
 impl<E, R> Decision<E, R> {
@@ -92,6 +107,7 @@ impl<E, R> Decision<E, R> {
             events: Vec::new(),
             inbox: Vec::new(),
             cursor: None,
+            fence: None,
             reply,
         }
     }
@@ -112,6 +128,12 @@ impl<E, R> Decision<E, R> {
     /// Adds an inbox row.
     pub fn inbox(mut self, key: impl Into<String>, value: Vec<u8>) -> Self {
         self.inbox.push((key.into(), value));
+        self
+    }
+
+    /// Writes only under a lease.
+    pub fn fenced(mut self, fence: Fence) -> Self {
+        self.fence = Some(fence);
         self
     }
 

@@ -15,6 +15,7 @@ use crate::error::ExecuteError;
 use crate::feed::{FeedService, Subscription};
 use crate::log::Log;
 use crate::projection::{Followers, Projection};
+use crate::shards::{Member, Shards};
 use crate::sql::{Sql, Tx};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
@@ -174,6 +175,14 @@ impl<D: Decider> Ledger<D> {
         self.shared.log.head()
     }
 
+    /// The newest durable position, whoever wrote it.
+    pub async fn newest(&self) -> Result<u64, Error> {
+        if !self.shared.store.exclusive() {
+            self.shared.log.advance(self.shared.store.head().await?);
+        }
+        Ok(self.head())
+    }
+
     /// Read-only connections, for queries on projections.
     pub fn reader(&self) -> Sql {
         self.shared.store.reader()
@@ -322,6 +331,13 @@ impl<D: Decider> Ledger<D> {
             })
         })
         .transpose()
+    }
+
+    /// Shards that processes of the name `me` and others share, each owned by one of them at a time; `None` where the log is for one process, which owns
+    /// everything. `lease` is how long what a process owns stays its own without a sign of life.
+    pub fn shards(&self, me: Member, lease: Duration) -> Option<Shards> {
+        let pool = self.shared.store.leases()?;
+        Some(Shards::new(pool, Arc::clone(&self.shared.log), me, lease))
     }
 
     /// Closes the database. Call it after the tasks have ended; without it the next open replays the write-ahead log.

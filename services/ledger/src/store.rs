@@ -4,10 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::sql::{Sql, Tx};
-use crate::{Cursor, Error, Recorded, StreamId};
+use crate::{Cursor, Error, Fence, Recorded, StreamId};
 
 pub(crate) mod postgres;
 pub(crate) mod schema;
@@ -50,6 +51,8 @@ pub(crate) struct Batch {
     pub(crate) expected: Vec<(StreamId, u64)>,
     /// Inbox keys that the decisions saw as absent.
     pub(crate) absent: Vec<Arc<str>>,
+    /// Leases under which the events were decided, each once.
+    pub(crate) fences: Vec<Fence>,
 }
 
 impl Batch {
@@ -62,10 +65,11 @@ impl Batch {
 /// Why a batch is not durable.
 #[derive(Debug)]
 pub(crate) enum AppendError {
-    /// These streams have other versions, these inbox keys exist. Nothing was written.
+    /// These streams have other versions, these inbox keys exist, these shards are no longer leased. Nothing was written.
     Stale {
         streams: Vec<StreamId>,
         keys: Vec<String>,
+        shards: Vec<i64>,
     },
     /// The outcome is not known until the batch is looked up.
     Failed(Error),
@@ -190,6 +194,10 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn reader(&self) -> Sql;
     /// Deletes old inbox rows, a few at once.
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>>;
+    /// Connections for leases, where others may write.
+    fn leases(&self) -> Option<PgPool> {
+        None
+    }
     /// Housekeeping that must not delay commits (a checkpoint); `written` is how many events were written since the last one.
     fn maintain(&self) -> BoxFuture<'_, Result<(), Error>>;
     /// Closes connections.

@@ -15,10 +15,11 @@ use sagamesh_api::saga::v1::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use super::{Definitions, check};
+use super::{Definitions, check, list};
 use crate::decider::{Command, DEFINITION};
 use crate::engine::Engine;
-use crate::problems::ERRORS;
+use crate::follow;
+use crate::problems::{ERRORS, read_failed};
 use crate::registry::{DefinitionChange, DefinitionRecord, Version};
 use crate::saga::{self, Plan};
 
@@ -113,7 +114,7 @@ impl DefinitionService for Definitions {
         let mut found = Violations::new();
         check::name(&mut found, "name", &name);
         found.into_result(ERRORS)?;
-        let version = version(&self.engine, &name, &hash)?;
+        let version = fresh_version(&self.engine, &name, &hash).await?;
         Ok(Response::new(GetDefinitionResponse {
             version: Some(version),
         }))
@@ -200,7 +201,7 @@ impl DefinitionService for Definitions {
         check::name(&mut found, "name", &name);
         check_hash(&mut found, &hash);
         found.into_result(ERRORS)?;
-        let version = version(&self.engine, &name, &hash)?;
+        let version = fresh_version(&self.engine, &name, &hash).await?;
         if version.open_sagas > 0 {
             let message = format!(
                 "{} sagas that have not ended run version {hash} of {name:?}: wait until they have ended, or cancel them",
@@ -229,9 +230,35 @@ fn check_hash(found: &mut Violations, hash: &str) {
 }
 
 async fn change(engine: &Engine, name: &str, change: DefinitionChange) -> Result<(), Problem> {
+    let stream = StreamId::of(DEFINITION, name);
     engine
-        .change(Command::Definition(StreamId::of(DEFINITION, name), change))
-        .await
+        .change(Command::Definition(stream.clone(), change))
+        .await?;
+    // What changed nothing may rest on what another replica wrote.
+    refresh(engine, &stream).await
+}
+
+/// Brings a definition up to what other replicas have written.
+async fn refresh(engine: &Engine, stream: &StreamId) -> Result<(), Problem> {
+    if !engine.ownership.is_shared() {
+        return Ok(());
+    }
+    let refreshed = follow::refresh(engine, stream).await;
+    refreshed.map_err(|error| read_failed(&error))
+}
+
+/// A version as it is on record, with the open sagas of all replicas.
+async fn fresh_version(
+    engine: &Engine,
+    name: &str,
+    hash: &str,
+) -> Result<DefinitionVersion, Problem> {
+    refresh(engine, &StreamId::of(DEFINITION, name)).await?;
+    let mut version = version(engine, name, hash)?;
+    if engine.ownership.has_peers() {
+        version.open_sagas = list::count_open(engine, name, &version.hash).await?;
+    }
+    Ok(version)
 }
 
 /// A version by hash; the active one for the empty hash.

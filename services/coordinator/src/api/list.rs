@@ -9,7 +9,7 @@ use sagamesh_api::saga::v1::{ListSagasRequest, ListSagasResponse, Saga, SagaFilt
 use super::check;
 use crate::engine::Engine;
 use crate::problems::{ERRORS, read_failed};
-use crate::projection::decode;
+use crate::projection::{NAME, decode};
 
 const DEFAULT_PAGE: u32 = 50;
 const LARGEST_PAGE: u32 = 500;
@@ -17,6 +17,14 @@ const LARGEST_PAGE: u32 = 500;
 const OPEN_PAGE: u32 = 500;
 /// Above this many pairs of definition and state one walk over all sagas is cheaper than a walk for each pair.
 const MOST_WALKS: usize = 64;
+/// States of sagas that have not ended.
+const OPEN: [SagaState; 3] = [
+    SagaState::Running,
+    SagaState::Compensating,
+    SagaState::Parked,
+];
+/// How long the table of sagas may take to catch up before it is asked for all open sagas.
+pub(super) const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// One page.
 pub(super) async fn list(
@@ -51,12 +59,7 @@ pub(super) async fn find_open(
     filter: &SagaFilter,
     most: u32,
 ) -> Result<Vec<String>, Problem> {
-    let open = [
-        SagaState::Running,
-        SagaState::Compensating,
-        SagaState::Parked,
-    ]
-    .map(i32::from);
+    let open = OPEN.map(i32::from);
     let mut filter = filter.clone();
     filter.states = if filter.states.is_empty() {
         open.to_vec()
@@ -85,6 +88,31 @@ pub(super) async fn find_open(
         }
     }
     Ok(ids)
+}
+
+/// How many open sagas of all replicas run a version.
+pub(super) async fn count_open(
+    engine: &Engine,
+    definition: &str,
+    hash: &str,
+) -> Result<u64, Problem> {
+    let newest = engine.ledger.newest().await;
+    let head = newest.map_err(|error| read_failed(&error))?;
+    let caught_up = engine.ledger.wait_for_projection(NAME, head, CATCH_UP);
+    caught_up.await.map_err(|error| read_failed(&error))?;
+    let [running, compensating, parked] = OPEN.map(i32::from);
+    let sql = "SELECT COUNT(*) FROM saga WHERE definition = $1 AND state IN ($2, $3, $4) AND definition_hash = $5";
+    let row = engine
+        .ledger
+        .reader()
+        .fetch_optional(
+            Dynamic(sql.to_owned()),
+            ledger::params![definition, running, compensating, parked, hash],
+        )
+        .await
+        .map_err(|error| read_failed(&error))?;
+    let count = row.map_or(Ok(0), |row| row.get(0));
+    count.map_err(|error| read_failed(&error))
 }
 
 /// A page of places, newest first, without what is known of the sagas.
@@ -344,6 +372,7 @@ mod tests {
 
     use super::*;
     use crate::decider::Coordinator;
+    use crate::ownership::Ownership;
     use crate::projection::SagaTable;
 
     fn filters() -> Vec<(SagaFilter, Option<(&'static str, i32)>)> {
@@ -378,7 +407,7 @@ mod tests {
         let projections: Vec<Box<dyn ledger::Projection>> = vec![Box::new(SagaTable::default())];
         let ledger = Ledger::open(
             StoreConfig::sqlite(dir.path(), "coordinator"),
-            Coordinator::new(std::sync::Arc::default()),
+            Coordinator::new(std::sync::Arc::default(), Ownership::alone(&Env::system())),
             (),
             projections,
             &Env::system(),

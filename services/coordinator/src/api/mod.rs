@@ -5,6 +5,7 @@ mod definitions;
 mod list;
 mod operators;
 mod participate;
+mod replicas;
 mod sagas;
 mod starts;
 mod watch;
@@ -37,6 +38,12 @@ pub struct Participants {
     pub(crate) engine: Engine,
 }
 
+/// `saga.v1.PeerService`.
+#[derive(Clone)]
+pub struct Replicas {
+    pub(crate) engine: Engine,
+}
+
 impl Sagas {
     /// Serves sagas.
     pub fn new(engine: Engine) -> Self {
@@ -60,6 +67,13 @@ impl Operators {
 
 impl Participants {
     /// Serves participants.
+    pub fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+impl Replicas {
+    /// Serves the other replicas.
     pub fn new(engine: Engine) -> Self {
         Self { engine }
     }

@@ -3,19 +3,24 @@
 use chassis::{Problem, Violations};
 use futures_util::StreamExt as _;
 use ledger::StreamId;
+use sagamesh_api::saga::v1::operator_service_client::OperatorServiceClient;
 use sagamesh_api::saga::v1::operator_service_server::OperatorService;
+use sagamesh_api::saga::v1::peer_service_client::PeerServiceClient;
 use sagamesh_api::saga::v1::{
-    self as pb, ActOnStepsRequest, ActOnStepsResponse, CancelSagasRequest, CancelSagasResponse,
-    Failure, ListParticipantsRequest, ListParticipantsResponse, OperatorAction,
-    PauseParticipantRequest, PauseParticipantResponse, PutParticipantRequest,
-    PutParticipantResponse, Refused, ResumeParticipantRequest, ResumeParticipantResponse,
-    SagaFilter, act_on_steps_request::Target,
+    self as pb, ActOnStepsRequest, ActOnStepsResponse, CancelSagaAsOperatorRequest,
+    CancelSagasRequest, CancelSagasResponse, Failure, ListParticipantsRequest,
+    ListParticipantsResponse, OperatorAction, PauseParticipantRequest, PauseParticipantResponse,
+    PutParticipantRequest, PutParticipantResponse, Refused, ResumeParticipantRequest,
+    ResumeParticipantResponse, SagaFilter, act_on_steps_request::Target,
 };
 use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
 
 use super::{Operators, check, list};
 use crate::decider::{Command, PARTICIPANT, Reply, saga_stream};
-use crate::engine::Engine;
+use crate::engine::{Engine, Unanswered};
+use crate::follow;
+use crate::forward::{self, Hops};
 use crate::problems::{ERRORS, read_failed};
 use crate::projection;
 use crate::registry::ParticipantEvent;
@@ -25,8 +30,6 @@ use crate::saga;
 const AT_MOST: u32 = 100_000;
 /// Sagas that are acted on at one time.
 const AT_ONCE: usize = 256;
-/// How long the table of sagas may take to catch up before a filter is evaluated.
-const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[tonic::async_trait]
 impl OperatorService for Operators {
@@ -34,24 +37,16 @@ impl OperatorService for Operators {
         &self,
         request: Request<ActOnStepsRequest>,
     ) -> Result<Response<ActOnStepsResponse>, Status> {
+        let hops = Hops::of(&request);
         let request = request.into_inner();
         check_act(&request, self.engine.options.max_payload_bytes)?;
-        let command = saga::Command::Operator {
-            step: request.step.clone(),
-            action: request.action(),
-            operator: request.operator.clone(),
-            reason: request.reason.clone(),
-            output: request.output.clone(),
-        };
+        let wish = Wish::Act(request.clone());
         let (saga_ids, refused) = match request.target {
             Some(Target::SagaId(saga_id)) => {
-                let reply = self
-                    .engine
-                    .ask(saga_stream(&saga_id), command, false)
-                    .await?;
-                (changed(saga_id, &reply).into_iter().collect(), Vec::new())
+                let acted = wish.ask(&self.engine, &saga_id, hops).await?;
+                (acted.then_some(saga_id).into_iter().collect(), Vec::new())
             }
-            Some(Target::Filter(filter)) => act_on_all(&self.engine, &filter, &command).await?,
+            Some(Target::Filter(filter)) => act_on_all(&self.engine, &filter, &wish).await?,
             None => {
                 return Err(ERRORS
                     .invalid_field("target", "is missing: name a saga, or a filter")
@@ -75,11 +70,8 @@ impl OperatorService for Operators {
         check::filter(&mut found, &filter, true);
         check_who(&mut found, &operator, Some(&reason));
         found.into_result(ERRORS)?;
-        let command = saga::Command::Cancel {
-            requester: operator,
-            reason,
-        };
-        let (saga_ids, refused) = act_on_all(&self.engine, &filter, &command).await?;
+        let wish = Wish::Cancel(operator, reason);
+        let (saga_ids, refused) = act_on_all(&self.engine, &filter, &wish).await?;
         Ok(Response::new(CancelSagasResponse { saga_ids, refused }))
     }
 
@@ -210,41 +202,104 @@ fn known(engine: &Engine, name: &str) -> Result<(), Problem> {
 }
 
 async fn record(engine: &Engine, name: &str, event: ParticipantEvent) -> Result<(), Problem> {
+    let stream = StreamId::of(PARTICIPANT, name);
     engine
-        .change(Command::Participant(StreamId::of(PARTICIPANT, name), event))
-        .await
+        .change(Command::Participant(stream.clone(), event))
+        .await?;
+    // What changed nothing may rest on what another replica wrote.
+    if engine.ownership.is_shared() {
+        let refreshed = follow::refresh(engine, &stream).await;
+        refreshed.map_err(|error| read_failed(&error))?;
+    }
+    Ok(())
 }
 
-fn changed(saga_id: String, reply: &Reply) -> Option<String> {
-    matches!(reply, Reply::Saga { changed: true, .. }).then_some(saga_id)
+/// What an operator wants of a saga.
+enum Wish {
+    Act(ActOnStepsRequest),
+    /// Who, and why.
+    Cancel(String, String),
+}
+
+impl Wish {
+    fn command(&self) -> saga::Command {
+        match self {
+            Wish::Act(request) => saga::Command::Operator {
+                step: request.step.clone(),
+                action: request.action(),
+                operator: request.operator.clone(),
+                reason: request.reason.clone(),
+                output: request.output.clone(),
+            },
+            Wish::Cancel(operator, reason) => saga::Command::Cancel {
+                requester: operator.clone(),
+                reason: reason.clone(),
+            },
+        }
+    }
+
+    /// Asks it of one saga, wherever that runs. Whether it changed something.
+    async fn ask(&self, engine: &Engine, saga_id: &str, hops: Hops) -> Result<bool, Status> {
+        let asked = engine.ask(saga_stream(saga_id), self.command(), false);
+        let shard = match asked.await {
+            Ok(reply) => return Ok(matches!(reply, Reply::Saga { changed: true, .. })),
+            Err(Unanswered::Elsewhere(shard)) => shard,
+            Err(Unanswered::Problem(problem)) => return Err(problem.into()),
+        };
+        let owner = engine.owner(shard, hops).await?;
+        match self {
+            Wish::Act(request) => {
+                let request = ActOnStepsRequest {
+                    target: Some(Target::SagaId(saga_id.to_owned())),
+                    ..request.clone()
+                };
+                let mut client = OperatorServiceClient::new(owner);
+                let call = client.act_on_steps(forward::onward(request, hops));
+                let acted = engine.forwarded(shard, call).await?.into_inner();
+                Ok(!acted.saga_ids.is_empty())
+            }
+            Wish::Cancel(operator, reason) => {
+                let request = CancelSagaAsOperatorRequest {
+                    saga_id: saga_id.to_owned(),
+                    operator: operator.clone(),
+                    reason: reason.clone(),
+                };
+                let mut client = PeerServiceClient::new(owner);
+                let call = client.cancel_saga_as_operator(forward::onward(request, hops));
+                Ok(engine.forwarded(shard, call).await?.into_inner().changed)
+            }
+        }
+    }
 }
 
 /// Asks the same of every open saga that matches.
 async fn act_on_all(
     engine: &Engine,
     filter: &SagaFilter,
-    command: &saga::Command,
+    wish: &Wish,
 ) -> Result<(Vec<String>, Vec<Refused>), Problem> {
-    let head = engine.ledger.head();
+    let newest = engine.ledger.newest().await;
+    let head = newest.map_err(|error| read_failed(&error))?;
     engine
         .ledger
-        .wait_for_projection(projection::NAME, head, CATCH_UP)
+        .wait_for_projection(projection::NAME, head, list::CATCH_UP)
         .await
         .map_err(|error| read_failed(&error))?;
     let ids = list::find_open(engine, filter, AT_MOST).await?;
     let asks = ids.into_iter().map(|id| async move {
-        let outcome = engine.ask(saga_stream(&id), command.clone(), false).await;
+        let outcome = wish.ask(engine, &id, Hops::default()).await;
         (id, outcome)
     });
     let mut outcomes = futures_util::stream::iter(asks).buffered(AT_ONCE);
     let (mut acted, mut refused) = (Vec::new(), Vec::new());
     while let Some((saga_id, outcome)) = outcomes.next().await {
         match outcome {
-            Ok(reply) => acted.extend(changed(saga_id, &reply)),
-            Err(problem) => {
+            Ok(changed) => acted.extend(changed.then_some(saga_id)),
+            Err(status) => {
+                let info = status.get_details_error_info();
                 let failure = Failure {
-                    reason: problem.reason().to_owned(),
-                    message: problem.message().to_owned(),
+                    reason: info.map_or_else(String::new, |info| info.reason),
+                    message: status.message().to_owned(),
                     retry_after: None,
                 };
                 refused.push(Refused {

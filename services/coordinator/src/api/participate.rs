@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use chassis::{Problem, Violations, timestamp};
 use futures_util::Stream;
-use ledger::ExecuteError;
 use prost::Message as _;
 use sagamesh_api::saga::v1::participant_service_server::ParticipantService;
 use sagamesh_api::saga::v1::{
@@ -22,11 +21,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Participants, check};
-use crate::decider::{Rejection, Reply, saga_stream};
+use crate::decider::saga_stream;
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
 use crate::hub::{End, Reported, SessionId};
 use crate::problems::{ERRORS, storage};
+use crate::report::{Verdict, verdict};
 use crate::saga;
 
 /// How long a new stream may take to say Hello.
@@ -299,7 +299,12 @@ impl Reader {
         if let Err(why) = check_result(&mut result, self.engine.options.max_payload_bytes) {
             let taken = self.engine.dispatch.with(|hub, _| {
                 let taken = hub.received(session);
-                acknowledge(hub, session, token, ResultStatus::Invalid, why);
+                let ack = ResultAck {
+                    lease_token: token,
+                    status: ResultStatus::Invalid.into(),
+                    message: why,
+                };
+                hub.acknowledge(session, ack);
                 taken
             });
             return if taken { Ok(()) } else { Err(not_read()) };
@@ -315,37 +320,47 @@ impl Reader {
             Reported::Live(stream) => stream,
             Reported::Unawaited => saga_stream(&result.saga_id),
         };
-        let dispatch = self.engine.dispatch.clone();
+        let engine = self.engine.clone();
         let saga = stream.clone();
+        // For another replica, should it turn out to run the saga.
+        let whole = engine.ownership.has_peers().then(|| result.clone());
         let command = self
             .engine
             .command(stream, saga::Command::Result(Box::new(result)), false);
         self.engine.ledger.post_with(command, move |outcome| {
-            let (status, message) = match outcome.map(|executed| executed.reply) {
-                Ok(Reply::Result(ResultStatus::Superseded)) => (
-                    ResultStatus::Superseded,
-                    "the attempt is no longer the newest".to_owned(),
-                ),
-                Ok(Reply::Result(status)) => (status, String::new()),
-                Err(ExecuteError::Rejected(Rejection::Saga(refusal))) => (
-                    saga::result_status(&Err(refusal.clone())),
-                    refusal.to_string(),
-                ),
-                Err(ExecuteError::Rejected(rejection)) => {
-                    (ResultStatus::Invalid, rejection.to_string())
+            match (verdict(saga.key(), token, outcome), whole) {
+                (Verdict::Settled(ack), _) => {
+                    drop(room);
+                    engine.dispatch.with(|hub, _| hub.acknowledge(session, ack));
                 }
-                // It would fail again for ever, so it is not asked for again.
-                Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
-                    tracing::error!(saga = saga.key(), %error, "a result is dropped: its saga cannot be read");
-                    let message = "the saga's record cannot be read: the coordinator's operators must look at it";
-                    (ResultStatus::Invalid, message.to_owned())
+                (Verdict::Unrecorded, _) | (_, None) => {
+                    unrecorded(&engine.dispatch, session, token);
                 }
-                Ok(_) | Err(_) => return unrecorded(&dispatch, session, token),
-            };
-            drop(room);
-            dispatch.with(|hub, _| acknowledge(hub, session, token, status, message));
+                (verdict, Some(result)) => {
+                    let tasks = engine.tasks.clone();
+                    let delivery = deliver(engine, session, result, verdict, room);
+                    tasks.spawn("deliver-result", delivery);
+                }
+            }
         });
         Ok(())
+    }
+}
+
+/// Brings a result to the replica that runs its saga, and acknowledges it then.
+async fn deliver(
+    engine: Engine,
+    session: SessionId,
+    result: pb::Result,
+    verdict: Verdict,
+    room: OwnedSemaphorePermit,
+) {
+    let token = result.lease_token;
+    let ack = engine.deliver(result, verdict).await;
+    drop(room);
+    match ack {
+        Some(ack) => engine.dispatch.with(|hub, _| hub.acknowledge(session, ack)),
+        None => unrecorded(&engine.dispatch, session, token),
     }
 }
 
@@ -370,23 +385,8 @@ fn unrecorded(dispatch: &Dispatch, session: SessionId, token: u64) {
     });
 }
 
-fn acknowledge(
-    hub: &mut crate::hub::Hub,
-    session: SessionId,
-    lease_token: u64,
-    status: ResultStatus,
-    message: String,
-) {
-    let ack = ResultAck {
-        lease_token,
-        status: status.into(),
-        message,
-    };
-    hub.acknowledge(session, ack);
-}
-
 /// Refuses what makes no sense by itself, and cuts what is too long to keep.
-fn check_result(result: &mut pb::Result, max_bytes: usize) -> Result<(), String> {
+pub(super) fn check_result(result: &mut pb::Result, max_bytes: usize) -> Result<(), String> {
     if !check::is_saga_id(&result.saga_id) {
         return Err(format!("saga_id {}", check::SAGA_ID));
     }
@@ -440,8 +440,10 @@ impl Stream for Outbound {
             return Poll::Ready(Some(Ok(message)));
         }
         let this = &mut *self;
+        let may_release = this.dispatch.may_release();
         let polled = this.dispatch.quietly(|hub, now| {
-            hub.poll_outbox(this.session, &mut this.messages, context.waker(), now)
+            let when = (now, may_release);
+            hub.poll_outbox(this.session, &mut this.messages, context.waker(), when)
         });
         match polled {
             Poll::Pending => Poll::Pending,

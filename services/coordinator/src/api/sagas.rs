@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use chassis::Violations;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt as _};
+use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use sagamesh_api::saga::v1::saga_service_server::SagaService;
 use sagamesh_api::saga::v1::{
     CancelSagaRequest, CancelSagaResponse, GetSagaRequest, GetSagaResponse, ListSagasRequest,
@@ -17,7 +18,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Responses, Sagas, check, list, starts, watch};
 use crate::decider::{Reply, saga_stream};
-use crate::engine::Engine;
+use crate::engine::{Engine, Unanswered};
+use crate::forward::{self, Hops};
 use crate::problems::ERRORS;
 use crate::saga;
 
@@ -32,8 +34,9 @@ impl SagaService for Sagas {
     ) -> Result<Response<StartSagaResponse>, Status> {
         let traceparent = chassis::trace::current().unwrap_or_default();
         let until = chassis::deadline::current();
-        let response =
-            starts::start(&self.engine, request.into_inner(), traceparent, until).await?;
+        let hops = Hops::of(&request);
+        let request = request.into_inner();
+        let response = starts::start(&self.engine, request, (traceparent, until), hops).await?;
         Ok(Response::new(response))
     }
 
@@ -61,11 +64,12 @@ impl SagaService for Sagas {
         &self,
         request: Request<GetSagaRequest>,
     ) -> Result<Response<GetSagaResponse>, Status> {
+        let hops = Hops::of(&request);
         let request = request.into_inner();
         let mut found = Violations::new();
         check::saga_id(&mut found, "saga_id", &request.saga_id);
         found.into_result(ERRORS)?;
-        let saga = self.engine.read(&saga_stream(&request.saga_id)).await?;
+        let saga = self.engine.show(&request.saga_id, hops).await?;
         Ok(Response::new(GetSagaResponse { saga: Some(saga) }))
     }
 
@@ -93,6 +97,7 @@ impl SagaService for Sagas {
         &self,
         request: Request<CancelSagaRequest>,
     ) -> Result<Response<CancelSagaResponse>, Status> {
+        let hops = Hops::of(&request);
         let CancelSagaRequest { saga_id, reason } = request.into_inner();
         let mut found = Violations::new();
         check::saga_id(&mut found, "saga_id", &saga_id);
@@ -101,9 +106,20 @@ impl SagaService for Sagas {
         let stream = saga_stream(&saga_id);
         let command = saga::Command::Cancel {
             requester: "client".to_owned(),
-            reason,
+            reason: reason.clone(),
         };
-        self.engine.ask(stream.clone(), command, false).await?;
+        match self.engine.ask(stream.clone(), command, false).await {
+            Ok(_) => {}
+            Err(Unanswered::Elsewhere(shard)) => {
+                let owner = self.engine.owner(shard, hops).await?;
+                let mut client =
+                    SagaServiceClient::new(owner).max_decoding_message_size(forward::MOST_BYTES);
+                let request = CancelSagaRequest { saga_id, reason };
+                let call = client.cancel_saga(forward::onward(request, hops));
+                return self.engine.forwarded(shard, call).await;
+            }
+            Err(Unanswered::Problem(problem)) => return Err(problem.into()),
+        }
         let saga = self.engine.read(&stream).await?;
         Ok(Response::new(CancelSagaResponse { saga: Some(saga) }))
     }
@@ -112,6 +128,7 @@ impl SagaService for Sagas {
         &self,
         request: Request<SignalSagaRequest>,
     ) -> Result<Response<SignalSagaResponse>, Status> {
+        let hops = Hops::of(&request);
         let SignalSagaRequest {
             saga_id,
             name,
@@ -130,18 +147,27 @@ impl SagaService for Sagas {
             found.add("payload", format!("takes {bytes} bytes; at most {most} are accepted: keep large data elsewhere and pass a reference"));
         }
         found.into_result(ERRORS)?;
-        let reply = self
-            .engine
-            .ask(
-                saga_stream(&saga_id),
-                saga::Command::Signal {
+        let command = saga::Command::Signal {
+            name: name.clone(),
+            signal_id: signal_id.clone(),
+            payload: payload.clone(),
+        };
+        let asked = self.engine.ask(saga_stream(&saga_id), command, false).await;
+        let reply = match asked {
+            Ok(reply) => reply,
+            Err(Unanswered::Elsewhere(shard)) => {
+                let mut client = SagaServiceClient::new(self.engine.owner(shard, hops).await?);
+                let request = SignalSagaRequest {
+                    saga_id,
                     name,
                     signal_id,
                     payload,
-                },
-                false,
-            )
-            .await?;
+                };
+                let call = client.signal_saga(forward::onward(request, hops));
+                return self.engine.forwarded(shard, call).await;
+            }
+            Err(Unanswered::Problem(problem)) => return Err(problem.into()),
+        };
         Ok(Response::new(SignalSagaResponse {
             accepted: matches!(reply, Reply::Saga { changed: true, .. }),
         }))
@@ -184,16 +210,18 @@ async fn start_one(
     traceparent: String,
 ) -> StartSagasResponse {
     let outcome = match request.start {
-        Some(start) => starts::start(engine, start, traceparent, None).await,
-        None => Err(ERRORS.invalid_field("start", "is missing: say what to start")),
+        Some(start) => starts::start(engine, start, (traceparent, None), Hops::default()).await,
+        None => Err(ERRORS
+            .invalid_field("start", "is missing: say what to start")
+            .into()),
     };
     let result = match outcome {
         Ok(started) => start_sagas_response::Result::Started(started),
-        Err(problem) => {
-            if problem.code() == Code::Internal {
-                tracing::error!(%problem, "a start failed");
+        Err(status) => {
+            if status.code() == Code::Internal {
+                tracing::error!(%status, "a start failed");
             }
-            start_sagas_response::Result::Error(starts::as_bytes(&problem.into()))
+            start_sagas_response::Result::Error(starts::as_bytes(&status))
         }
     };
     StartSagasResponse {
@@ -260,7 +288,8 @@ mod tests {
             store: ledger::StoreConfig::sqlite(dir.path(), "coordinator"),
             options,
         };
-        let (engine, ledger) = crate::open(&config, &process).await.expect("open");
+        let crate::Opened { engine, ledger, .. } =
+            crate::open(&config, &process).await.expect("open");
         let plan = saga::Plan::compile(&definition()).expect("a valid definition");
         let change = DefinitionChange::Register(Arc::new(plan));
         let stream = ledger::StreamId::of(DEFINITION, "order");

@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use chassis::{Problem, Violations};
 use ledger::StreamId;
+use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use sagamesh_api::saga::v1::{self as pb, StartSagaRequest, StartSagaResponse};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::check;
-use crate::decider::{Reply, saga_stream};
-use crate::engine::Engine;
-use crate::problems::ERRORS;
+use crate::decider::{DEFINITION, Reply, saga_stream};
+use crate::engine::{Engine, Unanswered};
+use crate::follow;
+use crate::forward::{self, Hops};
+use crate::problems::{ERRORS, read_failed};
 use crate::saga::{self, Plan, Start};
 
 const LONGEST_WAIT_MILLIS: i64 = 60_000;
+/// While the saga that is waited for changes hands.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A start that was checked.
 struct Checked {
@@ -25,16 +30,23 @@ struct Checked {
     wait: Option<Duration>,
 }
 
-/// Starts a saga, or answers with the one that is there.
+/// Starts a saga, or answers with the one that is there. It goes into this replica's own shard; without one, another replica starts it.
 pub(super) async fn start(
     engine: &Engine,
     request: StartSagaRequest,
-    traceparent: String,
-    until: Option<Instant>,
-) -> Result<StartSagaResponse, Problem> {
-    let checked = match check(engine, request, traceparent)? {
+    (traceparent, until): (String, Option<Instant>),
+    hops: Hops,
+) -> Result<StartSagaResponse, Status> {
+    let Some(home) = engine.ownership.home() else {
+        let owner = engine.starter(hops).await?;
+        return elsewhere(engine, (None, owner), request, hops).await;
+    };
+    let whole = engine.ownership.has_peers().then(|| request.clone());
+    let checked = match check(engine, request, traceparent, home).await? {
         Ok(checked) => checked,
-        Err((stream, start, refused)) => return again(engine, stream, start, refused).await,
+        Err((stream, start, refused)) => {
+            return Ok(again(engine, stream, start, refused).await?);
+        }
     };
     let Checked {
         stream,
@@ -44,28 +56,44 @@ pub(super) async fn start(
     let admitted = match engine.admit() {
         Ok(admitted) => admitted,
         // Too much is going on: only memory is asked.
-        Err(refused) if !engine.is_open(&stream) => return Err(refused),
-        Err(refused) => return again(engine, stream, start, refused).await,
+        Err(refused) if !engine.is_open(&stream) => return Err(refused.into()),
+        Err(refused) => return Ok(again(engine, stream, start, refused).await?),
     };
     let waiter = wait.map(|wait| Waiter::new(engine, &stream, wait, until));
     let command = saga::Command::Start(Box::new(start));
-    let reply = engine
-        .ask(stream.clone(), command, waiter.is_none())
-        .await?;
+    let asked = engine.ask(stream.clone(), command, waiter.is_none()).await;
     drop(admitted);
+    let reply = match (asked, whole.as_ref()) {
+        (Ok(reply), _) => reply,
+        (Err(Unanswered::Elsewhere(shard)), Some(whole)) => {
+            let owner = engine.owner(shard, hops).await?;
+            return elsewhere(engine, (Some(shard), owner), whole.clone(), hops).await;
+        }
+        (Err(unanswered), _) => return Err(Problem::from(unanswered).into()),
+    };
     let Reply::Saga { saga, changed } = reply else {
-        return Err(ERRORS.problem(
-            Code::Internal,
-            "MISDIRECTED",
-            "the start was answered by something else; this is a bug",
-        ));
+        return Err(ERRORS
+            .problem(
+                Code::Internal,
+                "MISDIRECTED",
+                "the start was answered by something else; this is a bug",
+            )
+            .into());
     };
     let mut saga = match (saga, waiter) {
         (Some(saga), _) => *saga,
-        (None, Some(waiter)) => match waiter.end().await {
-            Some(saga) => saga,
-            None => engine.read(&stream).await?,
-        },
+        (None, Some(waiter)) => {
+            let until = waiter.until;
+            // It was started before and runs elsewhere, or its shard changes hands while it is waited for.
+            let here = changed || engine.elsewhere(&stream).await?.is_none();
+            match if here { waiter.end().await } else { None } {
+                Some(saga) => saga,
+                None => match wait_elsewhere(engine, &stream, whole, until, hops).await? {
+                    Some(saga) => saga,
+                    None => engine.read(&stream).await?,
+                },
+            }
+        }
         (None, None) => engine.read(&stream).await?,
     };
     engine.explain(&stream, &mut saga);
@@ -73,6 +101,57 @@ pub(super) async fn start(
         saga: Some(saga),
         created: changed,
     })
+}
+
+/// Waits for the end of a saga that another replica runs, or that is on its way to one.
+async fn wait_elsewhere(
+    engine: &Engine,
+    stream: &StreamId,
+    whole: Option<StartSagaRequest>,
+    until: Instant,
+    hops: Hops,
+) -> Result<Option<pb::Saga>, Problem> {
+    let Some(whole) = whole else {
+        return Ok(None);
+    };
+    while Instant::now() < until {
+        let Some(shard) = engine.elsewhere(stream).await? else {
+            break;
+        };
+        if let Ok(owner) = engine.owner(shard, hops).await {
+            let left = until.saturating_duration_since(Instant::now());
+            let request = StartSagaRequest {
+                wait: Some(chassis::timestamp::from_duration(left)),
+                ..whole.clone()
+            };
+            if let Ok(started) = elsewhere(engine, (Some(shard), owner), request, hops).await {
+                return Ok(started.saga);
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(None)
+}
+
+/// Lets another replica start a saga, or answer for the one that it runs.
+async fn elsewhere(
+    engine: &Engine,
+    (shard, owner): (Option<i64>, chassis::PeerChannel),
+    request: StartSagaRequest,
+    hops: Hops,
+) -> Result<StartSagaResponse, Status> {
+    let mut client = SagaServiceClient::new(owner).max_decoding_message_size(forward::MOST_BYTES);
+    let mut request = forward::onward(request, hops);
+    if let Some(wait) = request.get_ref().wait.as_ref()
+        && chassis::deadline::current().is_none()
+    {
+        let wait = Duration::try_from(*wait).unwrap_or_default();
+        request.set_timeout(wait + chassis::channel::DEFAULT_DEADLINE);
+    }
+    let call = client.start_saga(request);
+    // A saga that is started there belongs to no shard of which it is known who owns it.
+    let shard = shard.unwrap_or(i64::MIN);
+    Ok(engine.forwarded(shard, call).await?.into_inner())
 }
 
 /// A start that is refused now still succeeds if its saga is there already.
@@ -110,10 +189,11 @@ async fn again(
 type Later = (StreamId, Start, Problem);
 
 /// Checks every field. The inner error is a start that is well formed but refused unless its saga exists.
-fn check(
+async fn check(
     engine: &Engine,
     request: StartSagaRequest,
     traceparent: String,
+    shard: i64,
 ) -> Result<Result<Checked, Later>, Problem> {
     let mut found = Violations::new();
     check::saga_id(&mut found, "saga_id", &request.saga_id);
@@ -131,7 +211,16 @@ fn check(
     );
     let deadline_millis = check::millis(&mut found, "deadline", request.deadline.as_ref(), None);
     found.into_result(ERRORS)?;
-    let (plan, refused) = resolve(engine, &request)?;
+    let (plan, refused) = match resolve(engine, &request) {
+        // It may have been registered or activated on another replica a moment ago.
+        Err(_) if engine.ownership.is_shared() => {
+            let stream = StreamId::of(DEFINITION, &request.definition);
+            let refreshed = follow::refresh(engine, &stream).await;
+            refreshed.map_err(|error| read_failed(&error))?;
+            resolve(engine, &request)?
+        }
+        resolved => resolved?,
+    };
     let start = Start {
         plan,
         version_chosen: !request.definition_hash.is_empty(),
@@ -139,6 +228,7 @@ fn check(
         search_attributes: request.search_attributes,
         deadline_millis,
         traceparent,
+        shard,
     };
     let stream = saga_stream(&request.saga_id);
     Ok(match refused {

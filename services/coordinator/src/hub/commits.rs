@@ -1,5 +1,6 @@
 //! Events that became durable, and sagas found open at the start, turned into what is owed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ledger::StreamId;
@@ -20,10 +21,8 @@ impl Hub {
         state: &SagaState,
         now: i64,
     ) {
-        if !self.watchers.is_empty()
-            && let Some(watcher) = self.watchers.get(stream)
-        {
-            watcher.send_replace(version);
+        if self.has_watchers() {
+            self.recorded(stream, version);
         }
         if state.has_ended() {
             self.ended(stream, state);
@@ -32,18 +31,8 @@ impl Hub {
         let Some(plan) = state.plan() else {
             return;
         };
-        if !self.sagas.contains_key(stream) {
-            let routes = self.routes(plan);
-            self.active += 1;
-            self.sagas.insert(
-                stream.clone(),
-                Entry {
-                    routes,
-                    attempts: Vec::new(),
-                    timers: Vec::new(),
-                    active: true,
-                },
-            );
+        if !self.sagas.contains_key(stream) && !self.admit(stream, state, plan) {
+            return;
         }
         self.close_settled(stream, state);
         let mut effects = std::mem::take(&mut self.effects);
@@ -55,27 +44,59 @@ impl Hub {
         self.judge_active(stream);
     }
 
-    /// A saga was found open when the coordinator started. Its recorded attempts count as sent, from now.
-    pub fn recovered(&mut self, stream: &StreamId, state: &SagaState, now: i64) {
-        let Some(plan) = state.plan() else {
-            return;
-        };
-        if state.has_ended() || self.sagas.contains_key(stream) {
-            return;
+    /// Takes a saga in; false if another replica runs it by now.
+    fn admit(&mut self, stream: &StreamId, state: &SagaState, plan: &Arc<saga::Plan>) -> bool {
+        let shard = state.shard().unwrap_or_default();
+        if !self.shards.contains(&shard) {
+            return false;
         }
         let routes = self.routes(plan);
         self.active += 1;
         self.sagas.insert(
             stream.clone(),
             Entry {
+                shard,
                 routes,
                 attempts: Vec::new(),
                 timers: Vec::new(),
                 active: true,
             },
         );
+        true
+    }
+
+    /// Whether something happened to a saga that was not met before: it was another replica's, or what happened to it was missed.
+    pub fn is_unmet(&self, stream: &StreamId, state: &SagaState) -> bool {
+        !state.has_ended() && !self.sagas.contains_key(stream)
+    }
+
+    /// A saga was found open. Its recorded attempts count as sent, from now, except those that surely were not. False if it was met before.
+    pub fn recovered(
+        &mut self,
+        stream: &StreamId,
+        state: &SagaState,
+        unsent: &HashSet<u64>,
+        now: i64,
+    ) -> bool {
+        let Some(plan) = state.plan() else {
+            return false;
+        };
+        if !self.is_unmet(stream, state) || !self.admit(stream, state, plan) {
+            return false;
+        }
         for effect in saga::outstanding(state) {
             match effect {
+                Effect::Send {
+                    step,
+                    direction,
+                    token,
+                    ..
+                } if unsent.contains(&token) => {
+                    self.enqueue(stream, state, (step, direction, token), now)
+                }
+                Effect::Settle { step, token, .. } if unsent.contains(&token) => {
+                    self.never_sent(stream, step, token)
+                }
                 Effect::Send {
                     step,
                     direction,
@@ -89,6 +110,16 @@ impl Hub {
             }
         }
         self.judge_active(stream);
+        true
+    }
+
+    fn never_sent(&mut self, stream: &StreamId, step: saga::StepIndex, token: u64) {
+        let command = saga::Command::NeverSent {
+            step,
+            direction: Direction::Action,
+            token,
+        };
+        self.out.commands.push((stream.clone(), command));
     }
 
     fn ended(&mut self, stream: &StreamId, state: &SagaState) {
@@ -150,14 +181,7 @@ impl Hub {
                 self.settle(token);
             }
             // Started and aborted in one commit: it never left.
-            Effect::Settle { step, token, .. } => {
-                let command = saga::Command::NeverSent {
-                    step,
-                    direction: Direction::Action,
-                    token,
-                };
-                self.out.commands.push((stream.clone(), command));
-            }
+            Effect::Settle { step, token, .. } => self.never_sent(stream, step, token),
             Effect::Timer { at, timer } => self.set_timer(stream, at, timer),
         }
     }

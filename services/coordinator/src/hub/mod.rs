@@ -13,12 +13,13 @@ mod commits;
 mod queues;
 mod report;
 mod session;
+mod shards;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod timers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub struct Out {
 pub struct Hub {
     options: HubOptions,
     sagas: HashMap<StreamId, Entry>,
+    /// Shards whose sagas are run here.
+    shards: BTreeSet<i64>,
     /// Sagas that something is being done for; the rest waits for times, signals or operators.
     active: usize,
     attempts: ByToken<Attempt>,
@@ -73,6 +76,8 @@ pub struct Hub {
     watchers: HashMap<StreamId, watch::Sender<u64>>,
     dirty: Vec<usize>,
     woken: Vec<SessionId>,
+    /// Addresses of all replicas, this one included.
+    peers: Vec<String>,
     draining: bool,
     effects: Vec<saga::Effect>,
     out: Out,
@@ -81,6 +86,7 @@ pub struct Hub {
 /// What the hub knows of an open saga.
 #[derive(Debug)]
 struct Entry {
+    shard: i64,
     routes: Arc<Routes>,
     /// Tokens of attempts that are owed or under way.
     attempts: Vec<u64>,
@@ -103,6 +109,7 @@ impl Hub {
         Self {
             options,
             sagas: HashMap::new(),
+            shards: BTreeSet::new(),
             active: 0,
             attempts: ByToken::default(),
             participants: Vec::new(),
@@ -115,6 +122,7 @@ impl Hub {
             watchers: HashMap::new(),
             dirty: Vec::new(),
             woken: Vec::new(),
+            peers: Vec::new(),
             draining: false,
             effects: Vec::new(),
             out: Out::default(),
@@ -182,6 +190,22 @@ impl Hub {
                 self.watchers.insert(stream.clone(), sender);
                 receiver
             }
+        }
+    }
+
+    /// Whether anybody follows any saga.
+    pub(crate) fn has_watchers(&self) -> bool {
+        !self.watchers.is_empty()
+    }
+
+    /// An event of a saga became durable, here or on another replica.
+    pub(crate) fn recorded(&mut self, stream: &StreamId, version: u64) {
+        if let Some(watcher) = self.watchers.get(stream) {
+            watcher.send_if_modified(|newest| {
+                let newer = version > *newest;
+                *newest = version.max(*newest);
+                newer
+            });
         }
     }
 

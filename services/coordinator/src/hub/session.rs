@@ -43,6 +43,10 @@ fn is_ack(response: &ParticipateResponse) -> bool {
     matches!(response.message, Some(Message::ResultAck(_)))
 }
 
+fn is_command(response: &ParticipateResponse) -> bool {
+    matches!(response.message, Some(Message::Command(_)))
+}
+
 impl Session {
     pub(crate) fn new(participant: usize, mut hello: pb::Hello, now: i64) -> Self {
         hello.actions.sort_unstable();
@@ -88,19 +92,23 @@ impl Session {
     }
 
     /// Takes the next message, and moves what follows it up to the next command into `into`: a command is only taken when it is
-    /// written at once, so that one that was not written can go elsewhere.
+    /// written at once, so that one that was not written can go elsewhere; and only if commands may be released at all.
     pub(crate) fn hand_over(
         &mut self,
         into: &mut VecDeque<ParticipateResponse>,
+        may_release: bool,
     ) -> Option<ParticipateResponse> {
+        if !may_release && self.outbox.front().is_none_or(is_command) {
+            return None;
+        }
         let first = self.outbox.pop_front()?;
         self.acks -= usize::from(is_ack(&first));
-        if matches!(first.message, Some(Message::Command(_))) {
+        if is_command(&first) {
             return Some(first);
         }
         for _ in 1..HANDED_OVER {
             match self.outbox.front() {
-                Some(next) if !matches!(next.message, Some(Message::Command(_))) => {
+                Some(next) if !is_command(next) => {
                     self.acks -= usize::from(is_ack(next));
                     into.extend(self.outbox.pop_front());
                 }

@@ -22,7 +22,7 @@ impl Hub {
     pub(crate) fn open(
         &mut self,
         hello: Hello,
-        welcome: Welcome,
+        mut welcome: Welcome,
         replaced: Status,
         now: i64,
     ) -> SessionId {
@@ -40,6 +40,7 @@ impl Hub {
         let id = self.next_session;
         let in_progress = hello.attempts_in_progress.clone();
         let mut session = Session::new(at, hello, now);
+        welcome.peers.clone_from(&self.peers);
         session.push(Message::Welcome(welcome));
         if self.draining {
             session.push(Message::Drain(Drain::default()));
@@ -224,18 +225,18 @@ impl Hub {
     }
 
     /// What is to be written to a stream now, with messages that may follow it in `into`; or how the stream ends; or nothing yet, and
-    /// `waker` is remembered.
+    /// `waker` is remembered. While nothing may be released, commands stay where they are.
     pub(crate) fn poll_outbox(
         &mut self,
         id: SessionId,
         into: &mut VecDeque<ParticipateResponse>,
         waker: &Waker,
-        now: i64,
+        (now, may_release): (i64, bool),
     ) -> Poll<Result<ParticipateResponse, End>> {
         let Some(session) = self.sessions.get_mut(&id) else {
             return Poll::Ready(Err(End::Finished));
         };
-        let Some(response) = session.hand_over(into) else {
+        let Some(response) = session.hand_over(into, may_release) else {
             if let Some(end) = &session.end {
                 return Poll::Ready(Err(end.clone()));
             }

@@ -1,5 +1,7 @@
 //! Streams that come and go, and what becomes of the commands and breakers meanwhile.
 
+mod moving;
+
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
@@ -43,8 +45,10 @@ impl Bench {
             ..Definition::default()
         };
         let breaker_recovery = Duration::from_millis(RECOVERY.unsigned_abs());
+        let mut hub = Hub::new(HubOptions { breaker_recovery });
+        hub.hold(0);
         Self {
-            hub: Hub::new(HubOptions { breaker_recovery }),
+            hub,
             plan: Arc::new(Plan::compile(&definition).expect("a valid definition")),
             now: NOW,
             sagas: 0,
@@ -60,6 +64,7 @@ impl Bench {
             search_attributes: Default::default(),
             deadline_millis: None,
             traceparent: String::new(),
+            shard: 0,
         };
         let command = saga::Command::Start(Box::new(start));
         let mut state = SagaState::new();
@@ -103,7 +108,9 @@ impl Bench {
     /// What the transport of a stream takes next.
     fn next(&mut self, id: SessionId) -> Option<Message> {
         let mut more = VecDeque::new();
-        let polled = self.hub.poll_outbox(id, &mut more, Waker::noop(), self.now);
+        let polled = self
+            .hub
+            .poll_outbox(id, &mut more, Waker::noop(), (self.now, true));
         assert!(more.is_empty());
         match polled {
             Poll::Ready(Ok(response)) => response.message,

@@ -87,6 +87,7 @@ fn apply(state: &mut SagaState, kind: &T, now: i64, plans: &dyn Plans) -> Result
                 input: started.input.clone(),
                 search_attributes: started.search_attributes.clone(),
                 traceparent: started.traceparent.clone(),
+                shard: started.shard,
                 outputs: Vec::new(),
                 failures: Vec::new(),
                 signals: Vec::new(),

@@ -107,6 +107,8 @@ pub struct Start {
     pub deadline_millis: Option<i64>,
     /// W3C traceparent of the request.
     pub traceparent: String,
+    /// The shard that it will belong to.
+    pub shard: i64,
 }
 
 /// Why a command changes nothing.

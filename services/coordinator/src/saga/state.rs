@@ -28,6 +28,7 @@ pub(super) struct Run {
     pub(super) input: BTreeMap<String, Value>,
     pub(super) search_attributes: BTreeMap<String, String>,
     pub(super) traceparent: String,
+    pub(super) shard: i64,
     pub(super) outputs: Vec<(StepIndex, Value)>,
     pub(super) failures: Vec<(StepIndex, Failure)>,
     pub(super) signals: Vec<KeptSignal>,
@@ -256,6 +257,16 @@ impl SagaState {
     /// W3C traceparent of the request that started it.
     pub fn traceparent(&self) -> &str {
         self.run.as_ref().map_or("", |run| &run.traceparent)
+    }
+
+    /// The shard it belongs to.
+    pub fn shard(&self) -> Option<i64> {
+        self.run.as_ref().map(|run| run.shard)
+    }
+
+    /// Its definition is not known here, or not yet.
+    pub fn is_unreadable(&self) -> bool {
+        self.run.is_none() && self.fault.is_some()
     }
 
     /// Why it is or was undone.

@@ -6,6 +6,7 @@ mod forward;
 mod held_back;
 mod operators;
 mod queries;
+mod replicas;
 mod restart;
 mod shapes;
 mod starts;

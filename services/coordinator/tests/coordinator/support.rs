@@ -1,12 +1,13 @@
 //! A coordinator in this process, with its own runtime that can be killed, and participants that do as they are told.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::result::Result;
 use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use chassis::Process;
 use coordinator::{Config, Options};
+use ledger::StoreConfig;
 use sagamesh_api::saga::v1::definition_service_client::DefinitionServiceClient;
 use sagamesh_api::saga::v1::operator_service_client::OperatorServiceClient;
 use sagamesh_api::saga::v1::participant_service_client::ParticipantServiceClient;
@@ -37,6 +38,7 @@ pub(crate) struct System {
     pub(crate) definitions: DefinitionServiceClient<Channel>,
     pub(crate) operators: OperatorServiceClient<Channel>,
     tasks: chassis::Tasks,
+    runtime: tokio::runtime::Handle,
     kill: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -55,11 +57,14 @@ impl System {
     }
 
     pub(crate) async fn start_with(dir: &Path, options: Options) -> Self {
+        Self::start_on(StoreConfig::sqlite(dir, "coordinator"), options).await
+    }
+
+    pub(crate) async fn start_on(store: StoreConfig, options: Options) -> Self {
         let (kill, killed) = oneshot::channel();
         let (ready, started) = blocking::channel();
-        let dir: PathBuf = dir.to_owned();
-        let thread = std::thread::spawn(move || serve(dir, options, ready, killed));
-        let (address, tasks) = tokio::task::spawn_blocking(move || started.recv())
+        let thread = std::thread::spawn(move || serve(store, options, ready, killed));
+        let (address, tasks, runtime) = tokio::task::spawn_blocking(move || started.recv())
             .await
             .expect("a thread")
             .expect("the coordinator starts");
@@ -74,6 +79,7 @@ impl System {
             operators: OperatorServiceClient::new(channel.clone()),
             channel,
             tasks,
+            runtime,
             kill: Some(kill),
             thread: Some(thread),
         };
@@ -95,6 +101,21 @@ impl System {
     pub(crate) async fn kill(mut self) {
         let _ = self.kill.take().map(|kill| kill.send(()));
         self.join().await;
+    }
+
+    /// Everything stands still for this long, as between SIGSTOP and SIGCONT.
+    pub(crate) async fn freeze(&self, time: Duration) {
+        let (standing, stands) = oneshot::channel();
+        self.runtime.spawn(async move {
+            // The test waits for it.
+            let _ = standing.send(());
+            std::thread::sleep(time);
+        });
+        stands.await.expect("it stands still");
+    }
+
+    pub(crate) fn tasks(&self) -> &chassis::Tasks {
+        &self.tasks
     }
 
     /// Stops as on SIGTERM.
@@ -305,10 +326,12 @@ impl Drop for System {
     }
 }
 
+type Ready = (std::net::SocketAddr, chassis::Tasks, tokio::runtime::Handle);
+
 fn serve(
-    dir: PathBuf,
+    store: StoreConfig,
     options: Options,
-    ready: blocking::Sender<(std::net::SocketAddr, chassis::Tasks)>,
+    ready: blocking::Sender<Ready>,
     mut killed: oneshot::Receiver<()>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -318,11 +341,12 @@ fn serve(
     runtime.block_on(async move {
         loop {
             let process = Process::for_test("coordinator");
-            let config = Config {
+            let mut config = Config {
                 chassis: process.config.clone(),
-                store: ledger::StoreConfig::sqlite(&dir, "coordinator"),
+                store: store.clone(),
                 options: options.clone(),
             };
+            config.options.replica_address = format!("http://{}", process.grpc_addr());
             let (address, tasks) = (process.grpc_addr(), process.tasks.clone());
             let running = async {
                 let run = coordinator::run(config, process);
@@ -332,7 +356,8 @@ fn serve(
                     ended = &mut run => return ended,
                     () = tokio::task::yield_now() => {}
                 }
-                drop(ready.send((address, tasks.clone())));
+                let runtime = tokio::runtime::Handle::current();
+                drop(ready.send((address, tasks.clone(), runtime)));
                 run.await
             };
             tokio::select! {
@@ -400,16 +425,22 @@ impl Link {
         loop {
             match soon("a command", self.next()).await.expect("no error") {
                 Some(participate_response::Message::Command(command)) => return command,
-                Some(participate_response::Message::ResultAck(_)) => {}
+                Some(
+                    participate_response::Message::ResultAck(_)
+                    | participate_response::Message::Peers(_),
+                ) => {}
                 other => panic!("not a command: {other:?}"),
             }
         }
     }
 
     pub(crate) async fn ack(&mut self) -> ResultAck {
-        match soon("an ack", self.next()).await.expect("no error") {
-            Some(participate_response::Message::ResultAck(ack)) => ack,
-            other => panic!("not an ack: {other:?}"),
+        loop {
+            match soon("an ack", self.next()).await.expect("no error") {
+                Some(participate_response::Message::ResultAck(ack)) => return ack,
+                Some(participate_response::Message::Peers(_)) => {}
+                other => panic!("not an ack: {other:?}"),
+            }
         }
     }
 

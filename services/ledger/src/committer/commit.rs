@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::round::Round;
 use super::{Committer, Executed, Inner, MAX_ATTEMPTS, Tainted};
-use crate::decider::{Committed, Decider, Observer};
+use crate::decider::{Committed, Decider, Fence, Observer};
 use crate::error::ExecuteError;
 use crate::store::{AppendError, SnapshotRow};
 use crate::{Error, Recorded, StreamId};
@@ -32,13 +32,21 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
                     self.measure(&round, started);
                     return self.committed(round, first).await;
                 }
-                Err(AppendError::Stale { streams, keys }) => {
+                Err(AppendError::Stale {
+                    streams,
+                    keys,
+                    shards,
+                }) => {
                     self.inner.metrics.conflicts.increment(1);
                     let tainted = (
                         streams.into_iter().collect(),
                         keys.into_iter().map(Into::into).collect(),
                     );
-                    self.drop_stale(&mut round, tainted);
+                    let lost = |fence: &&Fence| shards.contains(&fence.shard);
+                    for fence in round.batch.fences.iter().filter(lost) {
+                        self.decider.fenced_off(*fence);
+                    }
+                    self.drop_stale(&mut round, tainted, &shards);
                 }
                 Err(AppendError::Failed(error)) => return self.failed(round, error).await,
             }
@@ -56,8 +64,8 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
     }
 
     /// The losers of a race go back to the front of the queue, to be decided on fresh state.
-    fn drop_stale(&mut self, round: &mut Round<D>, mut tainted: Tainted) {
-        let dropped = round.remove_stale(&mut tainted);
+    fn drop_stale(&mut self, round: &mut Round<D>, mut tainted: Tainted, lost: &[i64]) {
+        let dropped = round.remove_stale(&mut tainted, lost);
         if dropped.is_empty() {
             // The store named nothing that this round looked at: everything is decided again.
             tainted.0.extend(
@@ -72,7 +80,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
                     .iter()
                     .flat_map(|one| one.waiting.keys.iter().cloned()),
             );
-            let all = round.remove_stale(&mut tainted);
+            let all = round.remove_stale(&mut tainted, lost);
             return self.requeue(all, tainted);
         }
         self.requeue(dropped, tainted);

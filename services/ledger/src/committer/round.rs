@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::cache::Cache;
 use super::{Tainted, Waiting};
-use crate::decider::{Decider, Decision};
+use crate::decider::{Decider, Decision, Fence};
 use crate::store::{Batch, EventRow, SnapshotRow};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -22,6 +22,7 @@ pub(super) struct Decided<D: Decider> {
     pub(super) events: Range<usize>,
     inbox: Range<usize>,
     cursors: Range<usize>,
+    fence: Option<Fence>,
 }
 
 /// One round: the batch, and who waits for it.
@@ -47,6 +48,7 @@ impl<D: Decider> Round<D> {
             snapshots,
             expected: Vec::new(),
             absent: Vec::new(),
+            fences: Vec::new(),
         };
         Self {
             batch,
@@ -90,7 +92,9 @@ impl<D: Decider> Round<D> {
     ) {
         let batch = &mut self.batch;
         let (events, rows, cursors) = (batch.events.len(), batch.inbox.len(), batch.cursors.len());
+        let mut fence = None;
         let result = result.map(|decision| {
+            fence = decision.fence.filter(|_| !decision.events.is_empty());
             for (stream, event) in decision.events {
                 let Some(entry) = cache.entry(&stream) else {
                     continue;
@@ -116,18 +120,24 @@ impl<D: Decider> Round<D> {
             batch.cursors.extend(decision.cursor);
             decision.reply
         });
+        if let Some(fence) = fence
+            && !batch.fences.contains(&fence)
+        {
+            batch.fences.push(fence);
+        }
         self.decided.push(Decided {
             waiting,
             result,
             events: events..batch.events.len(),
             inbox: rows..batch.inbox.len(),
             cursors: cursors..batch.cursors.len(),
+            fence,
         });
     }
 
-    /// Takes the commands that looked at stale streams or keys out of the batch, and whatever was decided on top of them. They are returned
-    /// in order; everything that they touched is in `tainted` afterwards.
-    pub(super) fn remove_stale(&mut self, tainted: &mut Tainted) -> Vec<Waiting<D>> {
+    /// Takes the commands that looked at stale streams or keys, or that were decided under a lost lease, out of the batch, and whatever was
+    /// decided on top of them. They are returned in order; everything that they touched is in `tainted` afterwards.
+    pub(super) fn remove_stale(&mut self, tainted: &mut Tainted, lost: &[i64]) -> Vec<Waiting<D>> {
         let decided = std::mem::take(&mut self.decided);
         let batch = &mut self.batch;
         let mut rows = std::mem::take(&mut batch.events)
@@ -153,7 +163,8 @@ impl<D: Decider> Round<D> {
                 .streams
                 .iter()
                 .any(|stream| tainted.0.contains(stream))
-                || one.waiting.keys.iter().any(|key| tainted.1.contains(key));
+                || one.waiting.keys.iter().any(|key| tainted.1.contains(key))
+                || one.fence.is_some_and(|fence| lost.contains(&fence.shard));
             if stale {
                 tainted.0.extend(one.waiting.streams.iter().cloned());
                 tainted.1.extend(one.waiting.keys.iter().cloned());
@@ -189,6 +200,9 @@ impl<D: Decider> Round<D> {
         batch
             .absent
             .retain(|key| kept.iter().any(|one| one.waiting.keys.contains(key)));
+        batch
+            .fences
+            .retain(|fence| kept.iter().any(|one| one.fence == Some(*fence)));
         batch.snapshots.clear();
         // Another transaction than the one that was refused.
         let (high, low) = batch.id.as_u64_pair();

@@ -16,15 +16,17 @@ use super::{
 use crate::sql::{Connection, Pool, Sql, Tx};
 use crate::{Error, Recorded, StoreConfig, StreamId};
 
-mod lease;
 mod open;
 mod read;
 
-/// The shard this process writes; there is one so far.
+/// The log that is written; there is one so far.
 const SHARD: i64 = 0;
 
-const APPEND: &str = "SELECT first, stale_streams, stale_keys FROM ledger_append(\
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+/// A transaction of a process that has stopped where it stood must not hold up the others for longer than a lease lasts.
+const IDLE_IN_TRANSACTION: &str = "2s";
+
+const APPEND: &str = "SELECT first, stale_streams, stale_keys, lost_leases FROM ledger_append(\
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 
 const READ: &str = "SELECT position, stream, version, type, data, commit_time FROM ledger_events \
     WHERE shard = $1 AND position > $2 ORDER BY position LIMIT $3";
@@ -40,10 +42,10 @@ pub(crate) struct PostgresStore {
     session: AtomicI64,
     /// Appends and look-ups only, so that projections do not hold them up.
     appends: PgPool,
-    /// Held by a log that is for one process.
-    lease: Option<lease::Lease>,
     transactions: PgPool,
     queries: PgPool,
+    /// Leases are renewed whatever else is going on.
+    leases: PgPool,
 }
 
 impl PostgresStore {
@@ -80,23 +82,19 @@ impl PostgresStore {
             PgPoolOptions::new()
                 .max_connections(size)
                 .acquire_timeout(Duration::from_secs(10))
-                .connect_lazy_with(
-                    options
-                        .clone()
-                        .options([("default_transaction_read_only", read_only)]),
-                )
+                .connect_lazy_with(options.clone().options([
+                    ("default_transaction_read_only", read_only),
+                    ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+                ]))
         };
         let (appends, transactions, queries) = (pool(2, "off"), pool(4, "off"), pool(8, "on"));
-        let lease = match config.exclusive {
-            true => Some(lease::Lease::take(options.clone(), &name, &schema).await?),
-            false => None,
-        };
+        let leases = pool(2, "off");
         let writer = Uuid::now_v7().to_string();
         let log_id = open::prepare(&appends, &name, &schema, &writer).await?;
         Ok(Self {
             name,
             log_id,
-            lease,
+            leases,
             writer,
             session: AtomicI64::new(1),
             appends,
@@ -106,11 +104,6 @@ impl PostgresStore {
     }
 
     async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
-        if self.lease.as_ref().is_some_and(lease::Lease::is_lost) {
-            return Err(AppendError::Failed(Error::InUse {
-                database: self.name.clone(),
-            }));
-        }
         let events = &batch.events;
         let (expected, expected_versions): (Vec<_>, Vec<_>) = batch
             .expected
@@ -196,12 +189,27 @@ impl PostgresStore {
                     .map(|snapshot| snapshot.data.as_slice())
                     .collect::<Vec<&[u8]>>(),
             )
+            .bind(
+                batch
+                    .fences
+                    .iter()
+                    .map(|fence| fence.shard)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                batch
+                    .fences
+                    .iter()
+                    .map(|fence| fence.epoch)
+                    .collect::<Vec<_>>(),
+            )
             .fetch_one(&self.appends)
             .await
             .map_err(|error| open::explain(&self.name, error))?;
         let streams: Option<Vec<String>> = row.try_get(1).map_err(Error::from)?;
         let keys: Option<Vec<String>> = row.try_get(2).map_err(Error::from)?;
-        if streams.is_some() || keys.is_some() {
+        let lost: Option<Vec<i64>> = row.try_get(3).map_err(Error::from)?;
+        if streams.is_some() || keys.is_some() || lost.is_some() {
             let streams = streams
                 .unwrap_or_default()
                 .into_iter()
@@ -210,6 +218,7 @@ impl PostgresStore {
             return Err(AppendError::Stale {
                 streams,
                 keys: keys.unwrap_or_default(),
+                shards: lost.unwrap_or_default(),
             });
         }
         Ok(row.try_get::<i64, _>(0).map_err(Error::from)? as u64)
@@ -399,6 +408,10 @@ impl Store for PostgresStore {
         Sql(Pool::Postgres(self.queries.clone()))
     }
 
+    fn leases(&self) -> Option<PgPool> {
+        Some(self.leases.clone())
+    }
+
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {
         Box::pin(async move {
             let window: Vec<(i64, i64)> = sqlx::query_as(PRUNE_WINDOW)
@@ -424,21 +437,18 @@ impl Store for PostgresStore {
     }
 
     fn maintain(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async {
-            match &self.lease {
-                Some(lease) => lease.keep().await,
-                None => Ok(()),
-            }
-        })
+        Box::pin(async { Ok(()) })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            for pool in [&self.appends, &self.transactions, &self.queries] {
+            for pool in [
+                &self.appends,
+                &self.transactions,
+                &self.queries,
+                &self.leases,
+            ] {
                 pool.close().await;
-            }
-            if let Some(lease) = &self.lease {
-                lease.release().await;
             }
         })
     }

@@ -178,7 +178,11 @@ impl Disk {
             .iter()
             .filter(|key| self.inbox.contains_key(&***key));
         let keys: Vec<_> = exists.map(|key| key.to_string()).collect();
-        (!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale { streams, keys })
+        (!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale {
+            streams,
+            keys,
+            shards: Vec::new(),
+        })
     }
 
     fn take(&mut self, batch: &Batch) -> u64 {

@@ -259,7 +259,13 @@ async fn stale(
             keys.push(key.to_string());
         }
     }
-    Ok((!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale { streams, keys }))
+    Ok(
+        (!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale {
+            streams,
+            keys,
+            shards: Vec::new(),
+        }),
+    )
 }
 
 impl Store for SqliteStore {

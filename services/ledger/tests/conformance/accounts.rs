@@ -1,8 +1,10 @@
 //! A small domain: accounts with a balance, transfers between two of them, requests that are answered once.
 
 use ledger::sql::{Dialect, Tx};
+use std::sync::Mutex;
+
 use ledger::{
-    BoxFuture, Decider, Decision, Error, Projection, Recorded, StreamId, View, inbox, params,
+    BoxFuture, Decider, Decision, Error, Fence, Projection, Recorded, StreamId, View, inbox, params,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(crate) enum Command {
     AddTo(StreamId, i64),
     /// The same on an account thought to be new.
     Open(StreamId, i64),
+    /// The same under a lease.
+    Under(Fence, &'static str, i64),
     /// Takes from one and gives to another, atomically.
     Move(&'static str, &'static str, i64),
     /// Adds once per request id.
@@ -44,12 +48,15 @@ pub(crate) struct Account {
     pub(crate) closed: bool,
 }
 
-pub(crate) struct Accounts;
+/// Remembers which leases were lost.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts(Mutex<Vec<Fence>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     TooLittle(i64),
     OtherRequest,
+    Lost(Fence),
 }
 
 pub(crate) fn account(name: &str) -> StreamId {
@@ -66,6 +73,7 @@ impl Decider for Accounts {
     fn streams(&self, command: &Command) -> Vec<StreamId> {
         match command {
             Command::Add(name, _)
+            | Command::Under(_, name, _)
             | Command::Request(_, name, _)
             | Command::Balance(name)
             | Command::Consume(_, name, _) => {
@@ -137,6 +145,14 @@ impl Decider for Accounts {
                 Ok(Decision::new(add(stream, *amount)?)
                     .event(stream.clone(), Event::Added(*amount)))
             }
+            Command::Under(fence, name, amount) => {
+                if self.0.lock().expect("not poisoned").contains(fence) {
+                    return Err(Refusal::Lost(*fence));
+                }
+                let stream = account(name);
+                let decision = Decision::new(add(&stream, *amount)?);
+                Ok(decision.event(stream, Event::Added(*amount)).fenced(*fence))
+            }
             Command::Move(from, to, amount) => {
                 let left = add(&account(from), -amount)?;
                 Ok(Decision::new(left)
@@ -188,6 +204,10 @@ impl Decider for Accounts {
             "test.Closed" => Ok(Event::Closed),
             other => Err(Error::decode(other, "unknown")),
         }
+    }
+
+    fn fenced_off(&self, fence: Fence) {
+        self.0.lock().expect("not poisoned").push(fence);
     }
 
     fn forget(&self, state: &Account) -> bool {
@@ -244,7 +264,9 @@ impl Projection for Balances {
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             for event in events {
-                if let Event::Added(amount) = Accounts.decode(&event.type_name, &event.data)? {
+                if let Event::Added(amount) =
+                    Accounts::default().decode(&event.type_name, &event.data)?
+                {
                     tx.execute(
                         "INSERT INTO balances (account, balance, raw) VALUES ($1, $2, $3) \
                          ON CONFLICT (account) DO UPDATE SET balance = balances.balance + excluded.balance",

@@ -195,7 +195,7 @@ pub(crate) async fn open(
     let watcher = Watcher(Arc::clone(&seen));
     let ledger = Ledger::open(
         config,
-        Accounts,
+        Accounts::default(),
         watcher,
         projections,
         &Env::system(),

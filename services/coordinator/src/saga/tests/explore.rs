@@ -155,6 +155,7 @@ fn explore(plan: &Arc<Plan>) -> (usize, usize) {
         input: BTreeMap::new(),
         search_attributes: BTreeMap::new(),
         traceparent: String::new(),
+        shard: 0,
         ..start(plan)
     });
     let mut seen = HashSet::from([fingerprint(&first)]);

@@ -72,13 +72,17 @@ pub(super) async fn prepare(
 }
 
 async fn create(connection: &mut PgConnection) -> Result<(), Error> {
-    sqlx::raw_sql(schema::POSTGRES)
-        .execute(&mut *connection)
-        .await?;
+    for part in [
+        schema::POSTGRES,
+        schema::POSTGRES_LEASES,
+        schema::POSTGRES_APPEND,
+    ] {
+        sqlx::raw_sql(part).execute(&mut *connection).await?;
+    }
     sqlx::query(
         "INSERT INTO ledger_meta (key, value) VALUES ('schema_version', $1), ('log_id', $2)",
     )
-    .bind(schema::VERSION.to_string())
+    .bind(schema::POSTGRES_VERSION.to_string())
     .bind(Uuid::now_v7().to_string())
     .execute(connection)
     .await?;
@@ -100,14 +104,23 @@ async fn check(connection: &mut PgConnection, name: &str) -> Result<Arc<str>, Er
             .map(|(_, value)| value.as_str())
     };
     match value("schema_version").and_then(|version| version.parse::<i64>().ok()) {
-        Some(found) if found > schema::VERSION => {
+        Some(found) if found > schema::POSTGRES_VERSION => {
             return Err(Error::Newer {
                 database: name.to_owned(),
                 found,
-                known: schema::VERSION,
+                known: schema::POSTGRES_VERSION,
             });
         }
-        Some(found) if found == schema::VERSION => {}
+        Some(found) if found == schema::POSTGRES_VERSION => {}
+        Some(1) => {
+            for part in [
+                schema::POSTGRES_FROM_1,
+                schema::POSTGRES_LEASES,
+                schema::POSTGRES_APPEND,
+            ] {
+                sqlx::raw_sql(part).execute(&mut *connection).await?;
+            }
+        }
         _ => return Err(corrupt("it has no valid schema version".into())),
     }
     value("log_id")

@@ -340,17 +340,3 @@ async fn barrier_rows_outlive_other_inbox_rows() {
         opened.close().await;
     }
 }
-
-#[tokio::test]
-async fn a_second_process_is_refused_a_log_that_is_for_one() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
-    let config = bench.config().exclusively();
-    let open = |config| crate::bench::open(config, CommitterOptions::default(), 1);
-    let first = open(config.clone()).await.expect("opens");
-    let second = open(config.clone()).await.map(drop);
-    assert!(matches!(second, Err(Error::InUse { .. })), "{second:?}");
-    first.close().await;
-    open(config).await.expect("free again").close().await;
-}

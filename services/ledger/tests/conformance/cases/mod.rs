@@ -5,6 +5,7 @@ pub(crate) mod failing;
 pub(crate) mod feeding;
 pub(crate) mod files;
 pub(crate) mod holding;
+pub(crate) mod leasing;
 pub(crate) mod projecting;
 pub(crate) mod racing;
 pub(crate) mod random;

@@ -245,7 +245,7 @@ async fn a_projection_is_told_that_its_transaction_was_rolled_back() {
     let tasks = chassis::Tasks::new();
     let ledger = ledger::Ledger::open(
         bench.config(),
-        crate::accounts::Accounts,
+        crate::accounts::Accounts::default(),
         (),
         vec![Box::new(Remembering::default())],
         &chassis::Env::system(),

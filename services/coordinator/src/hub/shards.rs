@@ -1,0 +1,73 @@
+//! Shards that come and go, with all their sagas; and the other replicas, as participants are told of them.
+
+use ledger::StreamId;
+use sagamesh_api::saga::v1::Peers;
+use sagamesh_api::saga::v1::participate_response::Message;
+
+use super::Hub;
+use super::attempts::Place;
+use super::session::SessionId;
+
+impl Hub {
+    /// Sagas of this shard are run here from now on.
+    pub(crate) fn hold(&mut self, shard: i64) {
+        self.shards.insert(shard);
+    }
+
+    /// Every shard whose sagas are run here.
+    pub(crate) fn shards_held(&self) -> Vec<i64> {
+        self.shards.iter().copied().collect()
+    }
+
+    /// Sagas of this shard are run by another replica from now on: nothing of them is sent any more, and no time of theirs is waited for. Returns the
+    /// tokens of attempts that were recorded and surely never sent.
+    pub(crate) fn forget(&mut self, shard: i64) -> Vec<u64> {
+        self.shards.remove(&shard);
+        let of_shard = |(stream, entry): (&StreamId, &super::Entry)| {
+            (entry.shard == shard).then(|| stream.clone())
+        };
+        let streams: Vec<StreamId> = self.sagas.iter().filter_map(of_shard).collect();
+        let mut unsent = Vec::new();
+        for stream in streams {
+            let Some(entry) = self.sagas.remove(&stream) else {
+                continue;
+            };
+            self.active -= usize::from(entry.active);
+            for token in entry.attempts {
+                let place = self.attempts.get(&token).map(|attempt| &attempt.place);
+                if matches!(place, Some(Place::Queued(_) | Place::Outbox(_))) {
+                    unsent.push(token);
+                }
+                self.close(token);
+            }
+            for (_, key) in entry.timers {
+                self.timers.remove(key);
+            }
+            // Whoever waits for its end asks the new owner.
+            self.waiters.remove(&stream);
+        }
+        unsent
+    }
+
+    /// The addresses of all replicas, this one included. Participants are told when they change.
+    pub(crate) fn set_peers(&mut self, peers: Vec<String>) {
+        if self.peers == peers {
+            return;
+        }
+        self.peers = peers;
+        for id in self.every_session() {
+            let addresses = self.peers.clone();
+            self.send(id, Message::Peers(Peers { addresses }));
+        }
+    }
+
+    /// Commands may be handed out again.
+    pub(crate) fn wake_all(&mut self) {
+        let all = self.every_session();
+        self.woken.extend(all);
+    }
+
+    fn every_session(&self) -> Vec<SessionId> {
+        self.sessions.keys().copied().collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! Shards that go and come.
+
+use std::collections::HashSet;
+
+use super::*;
+
+impl Bench {
+    /// The saga of `start`, as another replica would find it.
+    fn found(&self, stream: &StreamId, unsent: &[u64]) -> (SagaState, HashSet<u64>) {
+        let start = Start {
+            plan: Arc::clone(&self.plan),
+            version_chosen: false,
+            input: Default::default(),
+            search_attributes: Default::default(),
+            deadline_millis: None,
+            traceparent: String::new(),
+            shard: 0,
+        };
+        let number: u64 = stream.key()[2..].parse().expect("a number");
+        let command = saga::Command::Start(Box::new(start));
+        let mut state = SagaState::new();
+        let event = SagaEvent {
+            version: 0,
+            event_time: Some(chassis::timestamp::from_millis(self.now)),
+            transitions: decide(&state, &command, self.now, number << 32).expect("started"),
+        };
+        evolve(&mut state, &event, &self.plan).expect("evolved");
+        (state, unsent.iter().copied().collect())
+    }
+}
+
+#[test]
+fn a_shard_leaves_with_all_its_sagas_and_says_what_was_never_sent() {
+    let mut bench = Bench::new(&["a"]);
+    let stream = bench.link("p1", &["a"]);
+    for _ in 0..3 {
+        bench.start();
+    }
+    let sent = bench.command(stream).expect("a command");
+    bench.hub.hold(1);
+    let unsent = bench.hub.forget(0);
+    bench.turn();
+    assert_eq!(unsent.len(), 2);
+    assert!(!unsent.contains(&sent.lease_token));
+    assert_eq!(
+        bench.next(stream),
+        None,
+        "what waited to be written is gone"
+    );
+    assert_eq!((bench.hub.open_sagas(), bench.hub.active_sagas()), (0, 0));
+    assert_eq!(bench.hub.next_timer(), None);
+    let p = bench.hub.describe_participant("p", NOW).expect("p");
+    assert_eq!((p.in_flight, p.queued), (0, 0));
+    // What still becomes durable of it is another replica's business.
+    bench.start();
+    assert_eq!(bench.hub.open_sagas(), 0);
+    assert_eq!(bench.command(stream), None);
+}
+
+#[test]
+fn only_what_was_never_sent_is_sent_by_the_next_owner() {
+    let mut bench = Bench::new(&["a"]);
+    let streams: Vec<StreamId> = (0..2).map(|_| bench.start()).collect();
+    let unsent = bench.hub.forget(0);
+    assert_eq!(unsent.len(), 2);
+    bench.hub.hold(0);
+    let stream = bench.link("p1", &["a"]);
+    for (saga, unsent) in streams.iter().zip([&unsent[..], &[]]) {
+        let (state, unsent) = bench.found(saga, unsent);
+        assert!(bench.hub.recovered(saga, &state, &unsent, NOW));
+        assert!(!bench.hub.recovered(saga, &state, &unsent, NOW), "once");
+        bench.turn();
+    }
+    let command = bench.command(stream).expect("a command");
+    assert_eq!(saga_stream(&command.saga_id), streams[0]);
+    assert!(unsent.contains(&command.lease_token));
+    assert_eq!(
+        bench.command(stream),
+        None,
+        "the other one may have been sent"
+    );
+    // Its result counts as if it had been sent from here.
+    let (state, _) = bench.found(&streams[1], &[]);
+    let (_, token) = state.newest_attempt(0, pb::Direction::Action).expect("one");
+    let late = Command {
+        lease_token: token,
+        saga_id: streams[1].key().to_owned(),
+        ..command
+    };
+    bench.answer(&late, Outcome::Success(Success::default()));
+}
+
+#[test]
+fn commands_stay_where_they_are_while_nothing_may_be_released() {
+    let mut bench = Bench::new(&["a"]);
+    let stream = bench.link("p1", &["a"]);
+    bench.start();
+    bench.hub.acknowledge(stream, ResultAck::default());
+    let poll = |bench: &mut Bench, may_release| {
+        let mut more = VecDeque::new();
+        let when = (bench.now, may_release);
+        bench
+            .hub
+            .poll_outbox(stream, &mut more, Waker::noop(), when)
+    };
+    assert!(poll(&mut bench, false).is_pending());
+    assert!(
+        poll(&mut bench, false).is_pending(),
+        "however often one asks"
+    );
+    let Poll::Ready(Ok(first)) = poll(&mut bench, true) else {
+        panic!("nothing to write")
+    };
+    assert!(matches!(first.message, Some(Message::Command(_))));
+    let Poll::Ready(Ok(second)) = poll(&mut bench, false) else {
+        panic!("nothing to write")
+    };
+    assert!(matches!(second.message, Some(Message::ResultAck(_))));
+}
+
+#[test]
+fn streams_are_told_of_replicas_when_they_change() {
+    let mut bench = Bench::new(&["a"]);
+    let stream = bench.link("p1", &["a"]);
+    let two = vec!["http://a".to_owned(), "http://b".to_owned()];
+    bench.hub.set_peers(two.clone());
+    bench.hub.set_peers(two.clone());
+    let Some(Message::Peers(peers)) = bench.next(stream) else {
+        panic!("no news")
+    };
+    assert_eq!(peers.addresses, two);
+    assert_eq!(bench.next(stream), None, "once");
+}
