@@ -261,6 +261,18 @@ impl System {
         Ok(pid)
     }
 
+    /// Stops a service as its own operator would (`kill -TERM`); the launcher starts it again. Returns the process id that ends.
+    ///
+    /// # Errors
+    /// When it does not run just now.
+    pub async fn roll(&self, service: &str) -> anyhow::Result<u64> {
+        let pid = self
+            .pid(service)?
+            .with_context(|| format!("{service} does not run"))?;
+        signal("-TERM", pid).await?;
+        Ok(pid)
+    }
+
     /// Waits until a service runs with another process id than `before` and says that it is ready.
     ///
     /// # Errors
@@ -331,11 +343,19 @@ impl System {
 /// # Errors
 /// When there is no such process.
 pub async fn kill_9(pid: u64) -> anyhow::Result<()> {
+    signal("-KILL", pid).await
+}
+
+/// Sends a signal to a process: `-STOP`, for example.
+///
+/// # Errors
+/// When there is no such process.
+pub async fn signal(signal: &str, pid: u64) -> anyhow::Result<()> {
     let sent = Command::new("kill")
-        .args(["-KILL", &pid.to_string()])
+        .args([signal, &pid.to_string()])
         .status()
         .await?;
-    ensure!(sent.success(), "cannot kill process {pid}");
+    ensure!(sent.success(), "cannot send {signal} to process {pid}");
     Ok(())
 }
 

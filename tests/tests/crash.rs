@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::Method;
 use sagamesh_api::shop::orders::v1::OrderStatus;
+use sagamesh_tests::system::signal;
 use sagamesh_tests::{Options, System, books, rest};
 use serde_json::json;
 
@@ -89,8 +90,43 @@ async fn until_accepted(accepted: &AtomicUsize, count: usize) -> anyhow::Result<
         .context("no order gets through")
 }
 
-/// Kills every service in turn while customers order; then everything must come to rest as it should.
-async fn campaign(options: Options, services: &[&str]) -> anyhow::Result<()> {
+/// What happens to a process.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    /// `kill -9`.
+    Kill,
+    /// It is stopped, as in a rollout.
+    Roll,
+    /// It stands still for longer than any lease, and goes on then.
+    Freeze,
+}
+
+/// Longer than a lease of the coordinator, and than what takes over then.
+const FROZEN: Duration = Duration::from_secs(8);
+
+impl Blow {
+    async fn strike(self, system: &System, service: &str) -> anyhow::Result<()> {
+        match self {
+            Blow::Kill => {
+                let before = system.kill(service).await?;
+                system.until_back(service, before).await
+            }
+            Blow::Roll => {
+                let before = system.roll(service).await?;
+                system.until_back(service, before).await
+            }
+            Blow::Freeze => {
+                let pid = system.pid(service)?.context("it does not run")?;
+                signal("-STOP", pid).await?;
+                tokio::time::sleep(FROZEN).await;
+                signal("-CONT", pid).await
+            }
+        }
+    }
+}
+
+/// Strikes every service in turn while customers order; then everything must come to rest as it should.
+async fn campaign(options: Options, blows: &[(Blow, &str)]) -> anyhow::Result<()> {
     let system = System::start_with(options).await?;
     system.restock("tea", STOCKED, 450).await?;
     system.restock("cup", STOCKED, 900).await?;
@@ -107,13 +143,12 @@ async fn campaign(options: Options, services: &[&str]) -> anyhow::Result<()> {
             accepted.clone(),
         ));
     }
-    for service in services {
+    for (blow, service) in blows {
         let so_far = accepted.load(Ordering::Relaxed);
         until_accepted(&accepted, so_far + BETWEEN)
             .await
-            .with_context(|| format!("before {service} was killed"))?;
-        let before = system.kill(service).await?;
-        system.until_back(service, before).await?;
+            .with_context(|| format!("before {service}: {blow:?}"))?;
+        blow.strike(&system, service).await?;
     }
     let so_far = accepted.load(Ordering::Relaxed);
     until_accepted(&accepted, so_far + BETWEEN)
@@ -186,7 +221,8 @@ async fn killing_each_process_in_turn_loses_nothing() -> anyhow::Result<()> {
             "notifications",
             "gateway",
             "coordinator",
-        ],
+        ]
+        .map(|service| (Blow::Kill, service)),
     )
     .await
 }
@@ -218,7 +254,40 @@ async fn killing_replicas_on_postgres_in_turn_loses_nothing() -> anyhow::Result<
             "notifications-1",
             "gateway-0",
             "orders-0",
-        ],
+        ]
+        .map(|service| (Blow::Kill, service)),
     )
     .await
+}
+
+#[tokio::test]
+async fn killing_rolling_and_freezing_the_coordinators_replicas_loses_nothing() -> anyhow::Result<()>
+{
+    let Some(postgres) = ledger::testing::postgres().await else {
+        return Ok(());
+    };
+    let url = postgres.url("postgres");
+    let arguments = [
+        "--postgres",
+        &url,
+        "--database-prefix",
+        "three",
+        "--replicas",
+        "coordinator=3",
+    ];
+    let options = Options {
+        arguments: arguments.map(str::to_owned).to_vec(),
+        environment: vec![("SAGAMESH_BREAKER_RECOVERY", "1s")],
+        ..Default::default()
+    };
+    let blows = [
+        (Blow::Kill, "coordinator-0"),
+        (Blow::Roll, "coordinator-1"),
+        (Blow::Roll, "coordinator-2"),
+        (Blow::Roll, "coordinator-0"),
+        (Blow::Freeze, "coordinator-1"),
+        (Blow::Kill, "coordinator-2"),
+        (Blow::Kill, "coordinator-1"),
+    ];
+    campaign(options, &blows).await
 }

@@ -127,12 +127,12 @@ async fn what_cannot_be_is_refused_with_a_sentence() -> anyhow::Result<()> {
             &[
                 "up",
                 "--replicas",
-                "coordinator=2",
+                "coordinator=4",
                 "--postgres",
                 "postgres://127.0.0.1:1/x",
             ],
             2,
-            "one coordinator",
+            "1 to 3",
         ),
         (&["up", "--services", "order"], 2, "no service named order"),
         (

@@ -25,9 +25,12 @@ pub(crate) const SIDECAR_VARIABLES: &str = "LINKERD2_PROXY_";
 /// Most replicas of one service: what a block of addresses has room for.
 pub(crate) const MAX_REPLICAS: u32 = 5;
 
+/// Most replicas of the coordinator: each has a Service of its own in the policy files.
+const MAX_COORDINATORS: u32 = 3;
+
 /// Variables that no process inherits from the user's shell: each is for one process, and the launcher sets it or leaves
 /// it unset; or it is for the command `sagamesh` alone, and may be a secret.
-pub(crate) const OWN_VARIABLES: [&str; 26] = [
+pub(crate) const OWN_VARIABLES: [&str; 27] = [
     "SAGAMESH_LISTEN",
     "SAGAMESH_ADMIN_LISTEN",
     "SAGAMESH_ADDRESSES_FILE",
@@ -37,6 +40,7 @@ pub(crate) const OWN_VARIABLES: [&str; 26] = [
     "SAGAMESH_DRAIN_TIMEOUT",
     "SAGAMESH_EXIT_WITH_PARENT",
     "SAGAMESH_REPLICA",
+    "SAGAMESH_REPLICA_ADDRESS",
     "SAGAMESH_COORDINATOR",
     "SAGAMESH_COORDINATOR_REPLICAS",
     "SAGAMESH_ORDERS",
@@ -236,6 +240,10 @@ impl Plan {
         if place.mesh.is_some() {
             set("SAGAMESH_MESH_OUTBOUND", pod.outbound.to_string());
         }
+        if service == "coordinator" {
+            set("SAGAMESH_REPLICA", format!("coordinator-{replica}"));
+            set("SAGAMESH_REPLICA_ADDRESS", coordinator(place, replica));
+        }
         Instance {
             role: Role::Service,
             service,
@@ -260,14 +268,28 @@ impl Plan {
             .filter(|service| *service != "gateway")
             .map(|service| (format!("SAGAMESH_{}", service.to_uppercase()), url(service)))
             .collect();
-        if place.mesh.is_some() {
-            // A stream of saga steps goes to one replica, a call to any of them.
-            peers.insert(
-                "SAGAMESH_COORDINATOR_REPLICAS".into(),
-                mesh_url("coordinator-0"),
-            );
-        }
+        // A stream of saga steps goes to each replica, a call to any of them.
+        let coordinators = self
+            .replicas
+            .iter()
+            .find(|(name, _)| *name == "coordinator");
+        let replicas = coordinators.map_or(1, |(_, count)| *count);
+        let all: Vec<_> = (0..replicas)
+            .map(|replica| coordinator(place, replica))
+            .collect();
+        peers.insert("SAGAMESH_COORDINATOR_REPLICAS".into(), all.join(","));
         peers
+    }
+}
+
+/// Where one replica of the coordinator is found.
+fn coordinator(place: Place<'_>, replica: u32) -> String {
+    match place.mesh {
+        Some(_) => mesh_url(&format!("coordinator-{replica}")),
+        None => format!(
+            "http://{}",
+            place.addresses.pod("coordinator", replica).grpc
+        ),
     }
 }
 
@@ -277,10 +299,14 @@ pub(crate) fn log(data_dir: &Path, label: &str) -> PathBuf {
 }
 
 fn check_replicas(name: &str, count: u32, postgres: bool) -> Result<(), Failure> {
-    if count == 0 || count > MAX_REPLICAS {
+    let most = match name {
+        "coordinator" => MAX_COORDINATORS,
+        _ => MAX_REPLICAS,
+    };
+    if count == 0 || count > most {
         return Err(Failure::new(
             Exit::Usage,
-            format!("--replicas {name}={count} is not possible: 1 to {MAX_REPLICAS} are"),
+            format!("--replicas {name}={count} is not possible: 1 to {most} are"),
         )
         .hint(format!(
             "To leave {name} out, list the other services with --services."
@@ -291,8 +317,6 @@ fn check_replicas(name: &str, count: u32, postgres: bool) -> Result<(), Failure>
     }
     match name {
         "gateway" => Ok(()),
-        "coordinator" => Err(Failure::new(Exit::Usage, "--replicas coordinator: there is one coordinator per system for now")
-            .hint("Leave it at 1; the other services may have several replicas with --postgres.")),
         _ if !postgres => Err(Failure::new(
             Exit::Usage,
             format!("--replicas {name}={count} needs --postgres: replicas of a service that has a database need one that they can share"),

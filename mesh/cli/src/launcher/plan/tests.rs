@@ -14,7 +14,8 @@ fn refused(only: &[&str], replicas: &[(&str, u32)], postgres: bool) -> String {
 #[test]
 fn replicas_need_a_shared_database() {
     assert!(refused(&[], &[("orders", 2)], false).contains("needs --postgres"));
-    assert!(refused(&[], &[("coordinator", 2)], true).contains("one coordinator"));
+    assert!(refused(&[], &[("coordinator", 2)], false).contains("needs --postgres"));
+    assert!(refused(&[], &[("coordinator", 4)], true).contains("1 to 3"));
     assert!(refused(&[], &[("gateway", 2)], false).starts_with("Plan"));
     assert!(refused(&[], &[("orders", 0)], true).contains("1 to 5"));
     assert!(refused(&[], &[("order", 2)], true).contains("no service named order"));
@@ -136,6 +137,32 @@ fn several_gateways_are_pods_behind_the_public_port() -> Result<(), Failure> {
         let wanted = plan.listens(place);
         let public = wanted.iter().filter(|(_, at)| *at == addresses.public());
         assert_eq!(public.count(), 1, "{wanted:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_replica_of_the_coordinator_has_a_name_and_participants_know_all() -> Result<(), Failure> {
+    let plan = Plan::new(&[], &[("coordinator".into(), 3)], true)?;
+    let addresses = Addresses::for_test(true);
+    let layout = layout();
+    for mesh in [None, Some(&layout)] {
+        let instances = plan.instances(place(&addresses, mesh));
+        let own: Vec<_> = instances
+            .iter()
+            .filter(|one| one.role == Role::Service && one.service == "coordinator")
+            .map(|one| one.environment["SAGAMESH_REPLICA_ADDRESS"].clone())
+            .collect();
+        let names: Vec<_> = instances
+            .iter()
+            .filter_map(|one| one.environment.get("SAGAMESH_REPLICA"))
+            .collect();
+        assert_eq!(names, ["coordinator-0", "coordinator-1", "coordinator-2"]);
+        let orders = instances.iter().find(|one| one.label == "orders");
+        assert_eq!(
+            orders.map(|one| one.environment["SAGAMESH_COORDINATOR_REPLICAS"].as_str()),
+            Some(own.join(",").as_str())
+        );
     }
     Ok(())
 }
