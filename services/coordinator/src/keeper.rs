@@ -201,9 +201,15 @@ impl Keeper {
                 handed = handed.is_some(),
                 "took a shard"
             );
-            engine.dispatch.with(|hub, _| hub.hold(fence.shard));
+            // What memory still has from an earlier lease may have missed something meanwhile. It did not send what it says it did not.
+            let mut unsent = tokens(handed.unwrap_or_default());
+            unsent.extend(engine.dispatch.with(|hub, _| {
+                let unsent = hub.forget(fence.shard);
+                hub.hold(fence.shard);
+                unsent
+            }));
             engine.ownership.hold(fence);
-            new.push((fence, tokens(handed.unwrap_or_default())));
+            new.push((fence, unsent));
         }
         new
     }
