@@ -409,7 +409,7 @@ impl ledger::Decider for Coordinator {
             tracing::warn!(
                 shard = fence.shard,
                 epoch = fence.epoch,
-                "another replica has taken over a shard: nothing was written"
+                "the lease of a shard is over: nothing was written"
             );
         }
     }

@@ -8,7 +8,7 @@ use chassis::{Env, Problem, Tasks};
 use ledger::{ExecuteError, Ledger, StreamId};
 use sagamesh_api::saga::v1 as pb;
 use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Options;
 use crate::decider::{Command, Coordinator, Rejection, Reply, State, saga_stream};
@@ -126,7 +126,10 @@ impl Engine {
         command: saga::Command,
         describe: bool,
     ) -> Result<Reply, Unanswered> {
-        let again = (self.ownership.is_shared()).then(|| (stream.clone(), command.clone()));
+        let again = self
+            .ownership
+            .has_peers()
+            .then(|| (stream.clone(), command.clone()));
         let command = self.command(stream, command, describe);
         let executed = match (self.ledger.execute(command).await, again) {
             (Err(ExecuteError::Rejected(Rejection::Unprepared)), Some((stream, command))) => {
@@ -137,6 +140,17 @@ impl Engine {
             (executed, _) => executed,
         };
         Ok(executed?.reply)
+    }
+
+    /// Returns once everything that was asked before is durable and seen. It is never shed.
+    pub(crate) async fn flush(&self) {
+        let (flushed, done) = oneshot::channel();
+        self.ledger.post_with(Command::Flush, move |_| {
+            // Nobody waits when the process stops.
+            let _ = flushed.send(());
+        });
+        // Without an answer the ledger has stopped, and everything is done.
+        drop(done.await);
     }
 
     /// Definitions as they are on record now, whichever replica wrote them.
@@ -198,7 +212,9 @@ impl Engine {
             };
             let mut client =
                 SagaServiceClient::new(owner).max_decoding_message_size(forward::MOST_BYTES);
-            let call = client.get_saga(forward::onward(request, hops));
+            let mut request = forward::onward(request, hops);
+            request.set_timeout(SHOW);
+            let call = client.get_saga(request);
             let answer = self.forwarded(shard, call).await;
             if let Ok(Some(saga)) = answer.map(|response| response.into_inner().saga) {
                 return Ok(saga);
@@ -332,6 +348,8 @@ impl Engine {
     }
 }
 
+/// How long another replica may take to show a saga before it is shown without what its steps wait for.
+const SHOW: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 

@@ -9,7 +9,6 @@ use ledger::{Fence, Shards, Standing, Taken};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::decider::Command;
 use crate::engine::Engine;
 use crate::recovery;
 
@@ -56,16 +55,18 @@ impl Keeper {
             .await
             .context("the database does not let this replica in: something holds its lock")?
             .context("this replica cannot be made known in the database")?;
-        let mut state = keeper.0.state.lock().await;
-        for (fence, unsent) in keeper.step(&mut state).await? {
-            recovery::resume_shard(&keeper.0.engine, fence, unsent).await?;
+        let engine = &keeper.0.engine;
+        let taken = keeper.step(&mut *keeper.0.state.lock().await).await?;
+        // Reading may take longer than a lease.
+        engine.tasks.spawn("leases", keeper.clone().run());
+        for (fence, unsent) in taken {
+            recovery::resume_shard(engine, fence, unsent).await?;
         }
-        drop(state);
         Ok(keeper)
     }
 
     /// Keeps going until the process stops.
-    pub(crate) async fn run(self) {
+    async fn run(self) {
         let Inner { engine, state, .. } = &*self.0;
         let token = engine.tasks.token();
         loop {
@@ -232,7 +233,7 @@ impl Keeper {
         };
         // Nothing is decided any more; what was decided becomes durable and is seen; then what was never sent is known.
         engine.ownership.lose(fence);
-        drop(engine.ledger.execute(Command::Flush).await);
+        engine.flush().await;
         let unsent = engine.dispatch.with(|hub, _| hub.forget(shard));
         match shards.release(fence, &bytes(&unsent)).await {
             Ok(_) => {
@@ -271,7 +272,7 @@ impl Keeper {
         let Inner { engine, shards, .. } = &*self.0;
         let leaving = async {
             self.drain().await;
-            drop(engine.ledger.execute(Command::Flush).await);
+            engine.flush().await;
             shards.leave().await
         };
         let left = tokio::time::timeout(LEAVE, leaving).await;

@@ -195,7 +195,6 @@ pub async fn open(config: &Config, process: &Process) -> anyhow::Result<Opened> 
     let keeper = match ledger.shards(me, config.options.lease) {
         Some(shards) => {
             let keeper = Keeper::start(engine.clone(), shards).await?;
-            tasks.spawn("leases", keeper.clone().run());
             tasks.spawn("other-replicas", follow::run(engine.clone(), news));
             Some(keeper)
         }

@@ -222,9 +222,12 @@ mod tests {
     use chassis::{Env, Tasks};
     use ledger::{CommitterOptions, StoreConfig};
 
+    use sagamesh_api::saga::v1::{Definition, Delay, Phase, Step, step};
+
     use super::*;
-    use crate::ownership::Ownership;
+    use crate::ownership::{self, Ownership};
     use crate::projection::SagaTable;
+    use crate::saga;
 
     async fn plan(config: StoreConfig, explain: &str) -> String {
         let tasks = Tasks::new();
@@ -260,6 +263,78 @@ mod tests {
             .expect("stopped");
         ledger.close().await;
         plan
+    }
+
+    /// A definition without participants.
+    fn delay() -> Definition {
+        let step = Step {
+            name: "wait".to_owned(),
+            phase: Phase::ReadOnly.into(),
+            kind: Some(step::Kind::Delay(Delay {
+                duration: Some(chassis::timestamp::duration_from_millis(3_600_000)),
+            })),
+            ..Step::default()
+        };
+        Definition {
+            name: "delay".to_owned(),
+            steps: vec![step],
+            ..Definition::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_saga_that_memory_has_missed_is_found() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let process = chassis::Process::for_test("coordinator");
+        let config = crate::Config {
+            chassis: process.config.clone(),
+            store: StoreConfig::sqlite(dir.path(), "coordinator"),
+            options: Options {
+                scan_interval: Duration::from_millis(10),
+                ..Options::default()
+            },
+        };
+        let opened = crate::open(&config, &process).await.expect("open");
+        let engine = &opened.engine;
+        let plan = engine.registry.intern(&delay()).expect("a definition");
+        let register = crate::registry::DefinitionChange::Register(Arc::clone(&plan));
+        let definition = StreamId::of(DEFINITION, "delay");
+        let registered = engine.change(Command::Definition(definition, register));
+        registered.await.expect("registered");
+        let stream = saga_stream("s");
+        let start = saga::Start {
+            plan,
+            version_chosen: false,
+            input: Default::default(),
+            search_attributes: Default::default(),
+            deadline_millis: None,
+            traceparent: String::new(),
+            shard: ownership::ONLY,
+        };
+        let start = saga::Command::Start(Box::new(start));
+        let started = engine.ask(stream.clone(), start, false).await;
+        started.expect("started");
+        engine.dispatch.with(|hub, _| {
+            hub.forget(ownership::ONLY);
+            hub.hold(ownership::ONLY);
+        });
+        assert!(!engine.is_open(&stream));
+        let found = async {
+            while !engine.is_open(&stream) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), found)
+            .await
+            .expect("found");
+        let next = engine.dispatch.look(|hub, _| hub.next_timer());
+        assert!(next.is_some(), "its time is waited for again");
+        process
+            .tasks
+            .shutdown(Duration::from_secs(5))
+            .await
+            .expect("stopped");
+        opened.ledger.close().await;
     }
 
     #[tokio::test]

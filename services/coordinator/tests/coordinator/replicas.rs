@@ -394,6 +394,36 @@ async fn a_replica_that_stood_still_beyond_its_lease_writes_and_sends_nothing() 
 }
 
 #[tokio::test]
+async fn a_replica_alone_goes_on_after_it_stood_still() {
+    let Some(cluster) = Cluster::new(SHORT).await else {
+        return;
+    };
+    let zero = cluster.start(0).await;
+    let mut wait = step("a", "wait", &[]);
+    wait.phase = Phase::ReadOnly.into();
+    wait.kind = Some(step::Kind::Delay(Delay {
+        duration: millis(1_500),
+    }));
+    let steps = vec![wait, step("a", "one", &["wait"]), step("a", "two", &[])];
+    zero.define(definition("order", steps)).await;
+    let mut link = zero.link("a", "a-1", &ACTIONS, 0).await;
+    zero.start_saga("order", "s").await;
+    let watching = zero.watch("s", 0).await;
+    // Meanwhile its lease and the delay run out; nobody takes the one, and the other one is met by a lease that is over.
+    zero.freeze(SHORT * 3).await;
+    link.credit(10);
+    for _ in 0..2 {
+        let command = link.command().await;
+        assert_eq!(command.attempt, 1, "{command:?}");
+        link.answer(&command, success(""));
+    }
+    let events = watching.all().await;
+    assert!(whole(&events), "{events:?}");
+    assert_eq!(zero.get("s").await.state(), SagaState::Completed);
+    zero.stop().await;
+}
+
+#[tokio::test]
 async fn participants_learn_of_replicas_that_come_and_go() {
     let Some(cluster) = Cluster::new(LONG).await else {
         return;
