@@ -24,6 +24,7 @@ use super::{Participants, check};
 use crate::decider::saga_stream;
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
+use crate::forward::moving;
 use crate::hub::{End, Reported, SessionId};
 use crate::problems::{ERRORS, storage};
 use crate::report::{Verdict, verdict};
@@ -333,9 +334,10 @@ impl Reader {
                     drop(room);
                     engine.dispatch.with(|hub, _| hub.acknowledge(session, ack));
                 }
-                (Verdict::Unrecorded, _) | (_, None) => {
-                    unrecorded(&engine.dispatch, session, token);
+                (Verdict::Unrecorded, _) => {
+                    unrecorded(&engine.dispatch, session, token, storage());
                 }
+                (_, None) => unrecorded(&engine.dispatch, session, token, moving()),
                 (verdict, Some(result)) => {
                     let tasks = engine.tasks.clone();
                     let delivery = deliver(engine, session, result, verdict, room);
@@ -360,7 +362,7 @@ async fn deliver(
     drop(room);
     match ack {
         Some(ack) => engine.dispatch.with(|hub, _| hub.acknowledge(session, ack)),
-        None => unrecorded(&engine.dispatch, session, token),
+        None => unrecorded(&engine.dispatch, session, token, moving()),
     }
 }
 
@@ -377,11 +379,11 @@ fn not_read() -> Status {
 }
 
 /// The result is not on record: the stream ends, so that the participant connects again and sends it again.
-fn unrecorded(dispatch: &Dispatch, session: SessionId, token: u64) {
+fn unrecorded(dispatch: &Dispatch, session: SessionId, token: u64, why: Problem) {
     dispatch.with(|hub, _| {
         hub.unreported(token);
         hub.close_session(session);
-        hub.end_session(session, End::Refused(storage().into()));
+        hub.end_session(session, End::Refused(why.into()));
     });
 }
 

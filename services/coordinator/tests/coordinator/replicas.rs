@@ -6,6 +6,7 @@ use std::time::Duration;
 use coordinator::Options;
 use ledger::StoreConfig;
 use sagamesh_api::saga::v1::*;
+use sqlx::Connection as _;
 use tonic::Code;
 
 use crate::support::*;
@@ -420,6 +421,40 @@ async fn a_replica_alone_goes_on_after_it_stood_still() {
     let events = watching.all().await;
     assert!(whole(&events), "{events:?}");
     assert_eq!(zero.get("s").await.state(), SagaState::Completed);
+    zero.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_refused_while_a_lease_could_not_be_renewed_is_done_once_it_is() {
+    let Some(cluster) = Cluster::new(SHORT).await else {
+        return;
+    };
+    let zero = cluster.start(0).await;
+    let mut wait = step("a", "wait", &[]);
+    wait.phase = Phase::ReadOnly.into();
+    wait.kind = Some(step::Kind::Delay(Delay {
+        duration: millis(1_500),
+    }));
+    let steps = vec![wait, step("a", "one", &["wait"])];
+    zero.define(definition("order", steps)).await;
+    let mut link = zero.link("a", "a-1", &ACTIONS, 10).await;
+    zero.start_saga("order", "s").await;
+    // Renewals wait for this row until the lease and the delay are over, and the end of the delay was not written.
+    let mut hand = sqlx::PgConnection::connect(&cluster.url)
+        .await
+        .expect("PostgreSQL answers");
+    let mut held = hand.begin().await.expect("begun");
+    sqlx::query("SELECT 1 FROM coordinator.ledger_owners FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("held");
+    tokio::time::sleep(SHORT * 3).await;
+    let before = zero.get("s").await;
+    assert_eq!(state_of(&before, "wait").state(), StepState::Waiting);
+    held.rollback().await.expect("let go");
+    let command = link.command().await;
+    link.answer(&command, success(""));
+    assert_eq!(zero.ended("s").await.state(), SagaState::Completed);
     zero.stop().await;
 }
 
