@@ -1,6 +1,6 @@
 //! Keeps this process's shards: renews them, takes what nobody owns, gives back what has its home elsewhere, and hands everything over before it stops.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ struct Inner {
 struct State {
     renewed: Option<Instant>,
     leaving: bool,
+    /// Of shards that were lost: attempts that this process did not send, should it get the shard again before anybody settles them.
+    unsent: BTreeMap<i64, Vec<u64>>,
 }
 
 impl Keeper {
@@ -126,7 +128,7 @@ impl Keeper {
             return Ok(Vec::new());
         }
         let mut standing = shards.look().await?;
-        self.drop_lost(&standing);
+        self.drop_lost(state, &standing);
         if let Some(asked) = asked {
             state.renewed = Some(asked.0);
             let stood_still = !ownership.may_release();
@@ -148,7 +150,7 @@ impl Keeper {
                 taken = shards.take().await?;
                 standing = shards.look().await?;
             }
-            new = self.hold(&standing, taken);
+            new = self.hold(state, &standing, taken);
             self.go_home(&standing).await;
         }
         self.publish(standing);
@@ -156,7 +158,7 @@ impl Keeper {
     }
 
     /// Forgets what others have taken.
-    fn drop_lost(&self, standing: &Standing) {
+    fn drop_lost(&self, state: &mut State, standing: &Standing) {
         let engine = &self.0.engine;
         for fence in engine.ownership.held() {
             if !standing.leases.iter().any(|lease| is(lease, fence)) {
@@ -172,14 +174,20 @@ impl Keeper {
         engine.dispatch.with(|hub, _| {
             for shard in hub.shards_held() {
                 if engine.ownership.fence(shard).is_none() {
-                    hub.forget(shard);
+                    let unsent = hub.forget(shard);
+                    state.unsent.insert(shard, unsent);
                 }
             }
         });
     }
 
     /// Holds everything that is this process's by now, whether or not the answer that said so arrived.
-    fn hold(&self, standing: &Standing, taken: Vec<Taken>) -> Vec<(Fence, HashSet<u64>)> {
+    fn hold(
+        &self,
+        state: &mut State,
+        standing: &Standing,
+        taken: Vec<Taken>,
+    ) -> Vec<(Fence, HashSet<u64>)> {
         let engine = &self.0.engine;
         let mut new = Vec::new();
         for lease in standing.leases.iter().filter(|lease| lease.mine) {
@@ -204,6 +212,7 @@ impl Keeper {
             );
             // What memory still has from an earlier lease may have missed something meanwhile. It did not send what it says it did not.
             let mut unsent = tokens(handed.unwrap_or_default());
+            unsent.extend(state.unsent.remove(&fence.shard).unwrap_or_default());
             unsent.extend(engine.dispatch.with(|hub, _| {
                 let unsent = hub.forget(fence.shard);
                 hub.hold(fence.shard);

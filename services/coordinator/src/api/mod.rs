@@ -2,6 +2,7 @@
 
 mod check;
 mod definitions;
+mod ends;
 mod list;
 mod operators;
 mod participate;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use chassis::{Problem, Violations};
 use ledger::StreamId;
 use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
-use sagamesh_api::saga::v1::{self as pb, StartSagaRequest, StartSagaResponse};
-use tokio::sync::oneshot;
+use sagamesh_api::saga::v1::{StartSagaRequest, StartSagaResponse};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::check;
+use super::ends::Waiter;
+use super::{check, ends};
 use crate::decider::{DEFINITION, Reply, saga_stream};
 use crate::engine::{Engine, Unanswered};
 use crate::follow;
@@ -20,8 +20,6 @@ use crate::problems::{ERRORS, read_failed};
 use crate::saga::{self, Plan, Start};
 
 const LONGEST_WAIT_MILLIS: i64 = 60_000;
-/// While the saga that is waited for changes hands.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A start that was checked.
 struct Checked {
@@ -82,18 +80,7 @@ pub(super) async fn start(
     };
     let mut saga = match (saga, waiter) {
         (Some(saga), _) => *saga,
-        (None, Some(waiter)) => {
-            let until = waiter.until;
-            // It was started before and runs elsewhere, or its shard changes hands while it is waited for.
-            let here = changed || engine.elsewhere(&stream).await?.is_none();
-            match if here { waiter.end().await } else { None } {
-                Some(saga) => saga,
-                None => match wait_elsewhere(engine, &stream, whole, until, hops).await? {
-                    Some(saga) => saga,
-                    None => engine.read(&stream).await?,
-                },
-            }
-        }
+        (None, Some(waiter)) => ends::end(engine, waiter, (changed, whole), hops).await?,
         (None, None) => engine.read(&stream).await?,
     };
     engine.explain(&stream, &mut saga);
@@ -103,38 +90,8 @@ pub(super) async fn start(
     })
 }
 
-/// Waits for the end of a saga that another replica runs, or that is on its way to one.
-async fn wait_elsewhere(
-    engine: &Engine,
-    stream: &StreamId,
-    whole: Option<StartSagaRequest>,
-    until: Instant,
-    hops: Hops,
-) -> Result<Option<pb::Saga>, Problem> {
-    let Some(whole) = whole else {
-        return Ok(None);
-    };
-    while Instant::now() < until {
-        let Some(shard) = engine.elsewhere(stream).await? else {
-            break;
-        };
-        if let Ok(owner) = engine.owner(shard, hops).await {
-            let left = until.saturating_duration_since(Instant::now());
-            let request = StartSagaRequest {
-                wait: Some(chassis::timestamp::from_duration(left)),
-                ..whole.clone()
-            };
-            if let Ok(started) = elsewhere(engine, (Some(shard), owner), request, hops).await {
-                return Ok(started.saga);
-            }
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    Ok(None)
-}
-
 /// Lets another replica start a saga, or answer for the one that it runs.
-async fn elsewhere(
+pub(super) async fn elsewhere(
     engine: &Engine,
     (shard, owner): (Option<i64>, chassis::PeerChannel),
     request: StartSagaRequest,
@@ -272,50 +229,6 @@ fn resolve(
         });
         Ok((Arc::clone(&version.plan), refused))
     })
-}
-
-/// Waits for a saga's end.
-struct Waiter {
-    engine: Engine,
-    stream: StreamId,
-    end: oneshot::Receiver<pb::Saga>,
-    until: Instant,
-}
-
-impl Waiter {
-    fn new(engine: &Engine, stream: &StreamId, wait: Duration, until: Option<Instant>) -> Self {
-        let end = engine.dispatch.quietly(|hub, _| hub.wait_for_end(stream));
-        let wanted = Instant::now() + wait;
-        // Early enough before the caller's own deadline to answer with the saga as it is.
-        let until = until.map_or(wanted, |until| {
-            wanted
-                .min(until - ANSWER_BEFORE.min(until.saturating_duration_since(Instant::now()) / 4))
-        });
-        Self {
-            engine: engine.clone(),
-            stream: stream.clone(),
-            end,
-            until,
-        }
-    }
-
-    async fn end(mut self) -> Option<pb::Saga> {
-        tokio::time::timeout_at(self.until, &mut self.end)
-            .await
-            .ok()?
-            .ok()
-    }
-}
-
-const ANSWER_BEFORE: Duration = Duration::from_millis(250);
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.end.close();
-        self.engine
-            .dispatch
-            .quietly(|hub, _| hub.forget_waiters(&self.stream));
-    }
 }
 
 /// The refusal as a status that travels inside a message.
