@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chassis::{Env, Tasks};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::link::Link;
 use crate::step::{DynStep, Step};
 use crate::telemetry::StepMetrics;
-use sagamesh_api::saga::v1::{Direction, Result as StepResult};
+use sagamesh_api::saga::v1::{Direction, Heartbeat, Result as StepResult};
 
 /// The most commands at a time, if nothing else is said.
 const DEFAULT_CONCURRENCY: u32 = 64;
@@ -20,6 +20,8 @@ const DEFAULT_CONCURRENCY: u32 = 64;
 const MAX_CONCURRENCY: u32 = 100_000;
 /// The most actions that one participant handles.
 const MAX_ACTIONS: usize = 256;
+/// Signs of life that a link may leave unsent for others.
+const KEPT_BEATS: usize = 256;
 /// How long running work may take to finish on shutdown, if nothing else is said.
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
@@ -188,6 +190,7 @@ impl Builder {
             replicas: Mutex::default(),
             orphans: Mutex::default(),
             orphaned: Notify::new(),
+            beats: broadcast::Sender::new(KEPT_BEATS),
             connected: watch::Sender::new(0),
         })
     }
@@ -255,6 +258,8 @@ pub(crate) struct Shared {
     orphans: Mutex<VecDeque<StepResult>>,
     /// There are such results.
     pub(crate) orphaned: Notify,
+    /// Signs of life of attempts whose own link has no stream: one of the other replicas may wait for them.
+    pub(crate) beats: broadcast::Sender<Heartbeat>,
     /// How many links have a stream.
     pub(crate) connected: watch::Sender<usize>,
 }

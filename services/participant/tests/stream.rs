@@ -579,13 +579,28 @@ async fn results_go_to_another_replica_when_their_own_is_gone() {
         &[("word", "one")],
     ));
     assert_eq!(stream.result().await.lease_token, 1);
-    stream.command(hold(2));
+    let timeout = prost_types::Duration {
+        seconds: 0,
+        nanos: 60_000_000,
+    };
+    stream.command(Command {
+        heartbeat_timeout: Some(timeout),
+        ..hold(2)
+    });
     assert_eq!(holding.runs.recv().await, Some(2));
     drop(stream);
     first.stop().await;
     let one = other.result().await;
     assert_eq!(one.lease_token, 1);
     other.ack(&one, ResultStatus::Accepted);
+    // Whoever has taken over hears that the other one is alive.
+    loop {
+        match other.next().await {
+            Some(to::Message::Heartbeat(beat)) if beat.lease_token == 2 => break,
+            Some(to::Message::Heartbeat(_) | to::Message::Credit(_)) => {}
+            unexpected => panic!("not a heartbeat: {unexpected:?}"),
+        }
+    }
     holding.gate.add_permits(1);
     let two = other.result().await;
     assert_eq!(two.lease_token, 2);

@@ -10,6 +10,8 @@ use crate::launcher::plan::Plan;
 
 /// Connections that a service's log holds at most: its three pools (`services/ledger/src/store/postgres.rs`).
 const OF_A_LOG: u32 = 14;
+/// What each coordinator holds beside that, for its leases.
+const OF_LEASES: u32 = 2;
 /// What the bank of each payments process holds beside that.
 const OF_A_BANK: u32 = 4;
 
@@ -74,6 +76,7 @@ pub(crate) async fn databases(
 fn check_connections(plan: &Plan, allowed: u32) -> Result<(), Failure> {
     let of = |&(service, count): &(&str, u32)| match service {
         "gateway" => 0,
+        "coordinator" => count * (OF_A_LOG + OF_LEASES),
         "payments" => count * (OF_A_LOG + OF_A_BANK),
         _ => count * OF_A_LOG,
     };
@@ -125,7 +128,7 @@ mod tests {
         let message = refused.map(|failure| failure.message);
         assert_eq!(
             message.as_deref(),
-            Some("PostgreSQL allows 97 connections, and these processes take up to 110 under load")
+            Some("PostgreSQL allows 97 connections, and these processes take up to 112 under load")
         );
         Ok(())
     }

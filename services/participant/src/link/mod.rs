@@ -110,9 +110,12 @@ impl Link {
         }
     }
 
-    /// Heartbeats that no stream can carry are of no use later.
+    /// Heartbeats that no stream of this link can carry are of no use later; other replicas may have taken over who waits for them.
     fn while_no_stream(&mut self) {
-        while self.beats.try_recv().is_ok() {}
+        while let Ok(beat) = self.beats.try_recv() {
+            // Without another link nobody hears it.
+            let _ = self.shared.beats.send(beat);
+        }
     }
 
     /// Waits before connecting again. Whether there is still a reason to: on shutdown, only unfinished business.
@@ -125,6 +128,9 @@ impl Link {
                 () = &mut over => break,
                 Some(ended) = self.running.join_next() => {
                     self.keep(ended);
+                }
+                Some(beat) = self.beats.recv() => {
+                    let _ = shared.beats.send(beat);
                 }
                 () = shared.stop.cancelled(), if self.stop_at.is_none() => {
                     self.begin_stop();

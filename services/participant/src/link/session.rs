@@ -169,6 +169,7 @@ impl Link {
     async fn serve(&mut self, stream: &mut Stream) -> Result<End, SessionError> {
         let shared = Arc::clone(&self.shared);
         let mut stopped = std::pin::pin!(shared.stop.cancelled());
+        let mut others = shared.beats.subscribe();
         loop {
             if let Some(end) = self.is_over(stream) {
                 return Ok(end);
@@ -203,6 +204,8 @@ impl Link {
                         stream.send(to::Message::Result(result));
                     }
                 }
+                // Those that were missed are too old to matter.
+                Ok(beat) = others.recv() => stream.send(to::Message::Heartbeat(beat)),
                 Some(beat) = self.beats.recv() => stream.send(to::Message::Heartbeat(beat)),
                 _ = stream.ticks.tick() => {
                     let limit = stream.ticks.period() * SILENCES;
