@@ -25,6 +25,12 @@ demo: build ## Build and play the shop's scenarios on a temporary system of thei
 test: ## Run all tests (PostgreSQL's when it is installed; SAGAMESH_REQUIRE_POSTGRES=1 insists)
 	$(CARGO) test --workspace --no-fail-fast $(ARGS)
 
+MINUTES ?= 1
+.PHONY: chaos
+chaos: build ## Strike at a whole system for MINUTES, then look for what is lost; STORE=postgres for replicas on PostgreSQL
+	$(CARGO) build --release -p sagamesh-tests --bin chaos
+	@SAGAMESH_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/chaos --minutes $(MINUTES) $(if $(filter postgres,$(STORE)),--postgres) $(ARGS)
+
 .PHONY: verify
 verify: ## Check format, lints, documentation and contracts; writes nothing
 	$(CARGO) fmt --all -- --check

@@ -49,6 +49,8 @@ pub enum Mode {
     Recovery(Recovery),
     /// The whole shop: the first order after `sagamesh up`, and orders per second through REST.
     Shop(Shop),
+    /// Starts at a multiple of what the coordinator can do.
+    Overload(Overload),
     /// The participants of a measurement, as a process of their own.
     #[command(hide = true)]
     Participant(Box<Participant>),
@@ -96,6 +98,17 @@ pub struct Recovery {
     /// Ended sagas on disk besides.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub ended: u64,
+}
+
+/// More than there is room for.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Overload {
+    /// How much more is offered than can be done.
+    #[arg(long, default_value_t = 3.0, value_name = "TIMES")]
+    pub times: f64,
+    /// For how long.
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
+    pub seconds: f64,
 }
 
 /// The whole shop.

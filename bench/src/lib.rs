@@ -7,6 +7,7 @@ mod definition;
 mod disk;
 mod list;
 mod load;
+mod overload;
 mod participants;
 mod process;
 mod recovery;
@@ -36,6 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
             Some(Mode::List(options)) => list::run(&args.common, &place, &options).await,
             Some(Mode::Recovery(options)) => recovery::run(&args.common, &place, &options).await,
+            Some(Mode::Overload(options)) => overload::run(&args.common, &place, &options).await,
             Some(Mode::Shop(options)) => shop::run(&place, &options).await,
             Some(Mode::Participant(_)) => Ok(()),
         }

@@ -5,6 +5,7 @@
 
 pub mod binaries;
 pub mod books;
+pub mod campaign;
 pub mod rest;
 pub mod system;
 

@@ -1,8 +1,10 @@
 //! For the tests of this and other crates: a temporary PostgreSQL cluster.
 
-use std::net::TcpListener;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -13,10 +15,10 @@ use uuid::Uuid;
 pub struct TemporaryPostgres {
     port: u16,
     /// Its standard input ends with this process; the script around the server waits for that.
-    _script: Child,
+    script: Mutex<Child>,
 }
 
-/// Runs the server until standard input ends, and then removes the folder.
+/// Runs the server until standard input ends, and then removes the folder. Lines of it crash the server and start it again.
 const SCRIPT: &str = r#"
 set -e
 dir=$1 bin=$2 port=$3 user=$4
@@ -30,10 +32,18 @@ if [ -n "$user" ]; then
 fi
 cd "$dir"
 $as "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --no-sync --locale=C --encoding=UTF8 >"$dir/initdb.log" 2>&1 </dev/null
-$as "$bin/postgres" -D "$dir/data" -h 127.0.0.1 -p "$port" -k "$dir" -c fsync=off -c max_connections=300 -c shared_buffers=32MB \
-    >"$dir/postgres.log" 2>&1 </dev/null &
-pid=$!
-cat >/dev/null || true
+serve() {
+    $as "$bin/postgres" -D "$dir/data" -h 127.0.0.1 -p "$port" -k "$dir" -c fsync=off -c max_connections=300 -c shared_buffers=32MB \
+        >>"$dir/postgres.log" 2>&1 </dev/null &
+    pid=$!
+}
+serve
+while read -r command; do
+    case $command in
+    crash) kill -QUIT $pid 2>/dev/null || true; wait $pid || true ;;
+    start) serve ;;
+    esac
+done
 kill -INT $pid 2>/dev/null || true
 wait $pid || true
 "#;
@@ -79,7 +89,7 @@ impl TemporaryPostgres {
                 .expect("sh starts");
             let mut cluster = Self {
                 port,
-                _script: script,
+                script: Mutex::new(script),
             };
             if cluster.ready().await {
                 return cluster;
@@ -97,12 +107,43 @@ impl TemporaryPostgres {
             if let Ok(connection) = PgConnection::connect(&self.url("postgres")).await {
                 return connection.close().await.is_ok();
             }
-            if self._script.try_wait().is_ok_and(|ended| ended.is_some()) {
+            let script = self.script.get_mut().expect("no panic while it was held");
+            if script.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return false;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         false
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// Crashes the server, and starts it again after this time. Returns when it answers.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn crash(&self, away: Duration) -> std::io::Result<()> {
+        self.tell("crash")?;
+        tokio::time::sleep(away).await;
+        self.tell("start")?;
+        for _ in 0..600 {
+            if let Ok(connection) = PgConnection::connect(&self.url("postgres")).await {
+                return connection.close().await.map_err(std::io::Error::other);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(std::io::Error::other(
+            "PostgreSQL does not come back after its crash",
+        ))
+    }
+
+    fn tell(&self, command: &str) -> std::io::Result<()> {
+        let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        let stdin = script.stdin.as_mut();
+        writeln!(stdin.expect("the script has a standard input"), "{command}")
     }
 
     /// The URL of a database.
