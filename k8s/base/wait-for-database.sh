@@ -23,12 +23,14 @@ while :; do
     say "the database is PostgreSQL $version, which is too old: $oldest or newer is needed; upgrade the server, or name another one in the Secret"
   else
     # Never the URL: it holds the password.
-    reason=$(echo "$version" | tail -n 1)
-    case $reason in
+    reason=$(echo "$version" | head -n 1)
+    case $version in
       *'password authentication failed'* | *'no password supplied'* | *'role '*' does not exist'*)
         say "the database refuses this service's role: correct the user or the password in the Secret, or make the role ($reason)" ;;
       *'database '*' does not exist'*)
         say "the server has no such database: make it, owned by this service's role, or correct the Secret ($reason)" ;;
+      *'permission denied for database'*)
+        say "the database is not for this service's role: each has its own; correct the Secret, or grant CONNECT ($reason)" ;;
       *'too many clients'* | *'remaining connection slots'* | *'too many connections'*)
         say "the server has no connection left: raise its max_connections, or run fewer replicas ($reason)" ;;
       *'could not translate host name'*)
