@@ -7,7 +7,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build every binary, optimised, into target/release
@@ -61,6 +61,52 @@ bench-mesh: ## Measure what two sidecars with mTLS add to a call; beside linkerd
 	$(CARGO) build --profile dist -p mesh-sidecar --features testing --bins
 	@$(TARGET)/dist/bench-mesh $(ARGS)
 
+# Kubernetes. The tests need no cluster; they have a Python environment of their own below the target folder.
+K8S_VENV := $(TARGET)/verify-k8s
+CLUSTER = python3 k8s/cluster.py --out $(TARGET)/images --sagamesh $(TARGET)/dist/sagamesh
+
+$(K8S_VENV)/ready: k8s/tests/requirements.txt
+	@command -v python3 >/dev/null || { echo "the manifests' tests need Python 3.10 or newer with venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	python3 -m venv $(K8S_VENV)
+	$(K8S_VENV)/bin/pip install --quiet --disable-pip-version-check -r k8s/tests/requirements.txt
+	@touch $@
+
+.PHONY: verify-k8s
+verify-k8s: $(K8S_VENV)/ready ## Check the manifests without a cluster: schemas, variables, ports, names, metrics, scripts
+	SAGAMESH_BIN_DIR=$${SAGAMESH_BIN_DIR:-$(TARGET)/debug} $(K8S_VENV)/bin/python -m pytest -q -rs -p no:cacheprovider k8s/tests
+
+.PHONY: verify-image
+verify-image: ## Build an image with buildah on a Debian base made here, and run it as a pod would (root, Debian)
+	k8s/verify-image.sh $${SAGAMESH_BIN_DIR:-$(TARGET)/debug} $(TARGET)/images
+
+.PHONY: images
+images: ## Build an image of every service with docker, podman or buildah; BASE=IMAGE, TAG=dev
+	$(CARGO) build --profile dist --workspace --bins
+	@k8s/images.sh $(TARGET)/dist $(TARGET)/images
+
+.PHONY: kind-up minikube-up kind-load minikube-load kind-test minikube-test kind-down minikube-down
+kind-up: ## A cluster on this machine with Linkerd and the system in it; also minikube-up
+minikube-up:
+kind-up minikube-up: %-up:
+	@$(CLUSTER) check $*
+	@$(MAKE) --no-print-directory images
+	@$(CLUSTER) up $*
+
+kind-load: ## Load the images that `make images` built into that cluster; also minikube-load
+minikube-load:
+kind-load minikube-load: %-load:
+	@$(CLUSTER) load $*
+
+kind-test: ## Wait for its pods, place an order, say where to look; also minikube-test
+minikube-test:
+kind-test minikube-test: %-test:
+	@$(CLUSTER) test $*
+
+kind-down: ## Delete that cluster and all that is in it; also minikube-down
+minikube-down:
+kind-down minikube-down: %-down:
+	@$(CLUSTER) down $*
+
 .PHONY: tools
 tools: ## Say which tools are here and how to get the others
 	@have() { if command -v $$1 >/dev/null; then printf '  %-12s %s\n' "$$1" "$$($$2 2>&1 | head -1 | cut -c1-60)"; else printf '  %-12s missing: %s\n' "$$1" "$$3"; fi; }; \
@@ -69,6 +115,10 @@ tools: ## Say which tools are here and how to get the others
 	have initdb "initdb --version" "PostgreSQL's server, for its tests (Debian: apt-get install postgresql; also looked for in /usr/lib/postgresql)"; \
 	have python3 "python3 --version" "Python 3 with py-consul, for the test of Consul's client (SAGAMESH_PYTHON names it)"; \
 	have nft "nft --version" "nftables and iproute2, for --sidecar linkerd and its test (Debian: apt-get install nftables iproute2)"; \
+	have kubectl "kubectl version --client" "to check and apply the manifests of k8s/: https://kubernetes.io/docs/tasks/tools/"; \
+	have kind "kind version" "a cluster on this machine (make kind-up): https://kind.sigs.k8s.io"; \
+	have minikube "minikube version" "another one (make minikube-up): https://minikube.sigs.k8s.io"; \
+	have linkerd "linkerd version --client" "the mesh in a cluster: https://linkerd.io/getting-started"; \
 	have cargo-deny "cargo deny --version" "cargo install cargo-deny, for licences (make verify)"; \
 	have curl "curl --version" "to try the REST API"; \
 	have grpcurl "grpcurl --version" "to try the gRPC API: https://github.com/fullstorydev/grpcurl"

@@ -97,7 +97,10 @@ def test_everybody_is_behind_a_wall(manifests):
 def test_the_database_has_a_connection_for_everybody(overlay):
     manifests = load(overlay)
     of_a_log = constant("mesh/cli/src/launcher/postgres.rs", "OF_A_LOG")
-    of_a_bank = constant("mesh/cli/src/launcher/postgres.rs", "OF_A_BANK")
+    more = {
+        "coordinator": constant("mesh/cli/src/launcher/postgres.rs", "OF_LEASES"),
+        "payments": constant("mesh/cli/src/launcher/postgres.rs", "OF_A_BANK"),
+    }
     wanted = 0
     for service in SERVICES:
         if service == "gateway":
@@ -107,7 +110,7 @@ def test_the_database_has_a_connection_for_everybody(overlay):
         else:
             # One more while a new version comes.
             replicas = manifests.get("HorizontalPodAutoscaler", service)["spec"]["maxReplicas"] + 1
-        wanted += replicas * (of_a_log + (of_a_bank if service == "payments" else 0))
+        wanted += replicas * (of_a_log + more.get(service, 0))
     (setting,) = (one for one in pod(manifests.get("StatefulSet", "postgres"))["containers"][0]["args"] if one.startswith("max_connections="))
     reserved = 3
     assert wanted <= int(setting.partition("=")[2]) - reserved
