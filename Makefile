@@ -80,7 +80,7 @@ verify-image: ## Build an image with buildah on a Debian base made here, and run
 	k8s/verify-image.sh $${SAGAMESH_BIN_DIR:-$(TARGET)/debug} $(TARGET)/images
 
 .PHONY: images
-images: ## Build an image of every service with docker, podman or buildah; BASE=IMAGE, TAG=dev
+images: ## Build an image of every service with docker, podman or buildah; BASE=IMAGE TAG=dev REGISTRY=docker.io
 	$(CARGO) build --profile dist --workspace --bins
 	@k8s/images.sh $(TARGET)/dist $(TARGET)/images
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # images.sh BINARIES OUT [SERVICE...]: an image of each service, with docker, podman or buildah, and an archive of it in OUT.
-# BASE is the image to start from, TAG the version, ENGINE one of the three if not the first that is there.
+# BASE is the image to start from, TAG the version, REGISTRY where they belong, ENGINE one of the three if not the first that is there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 binaries=$1 out=$2
@@ -46,7 +46,7 @@ build=(build --file "$here/Dockerfile")
 [ -z "${BASE:-}" ] || build+=(--build-arg "BASE=$BASE")
 for service in "${services[@]}"; do
   # The full name: otherwise podman and buildah put it under localhost/, where no cluster looks.
-  name=docker.io/sagamesh/$service:$tag
+  name=${REGISTRY:-docker.io}/sagamesh/$service:$tag
   "$engine" "${options[@]}" "${build[@]}" --target "$service" --tag "$name" "$context" >"$out/$service.log" 2>&1 || {
     tail -n 5 "$out/$service.log" >&2
     fail "$engine cannot build $name from ${BASE:-the distroless base}: can it be pulled? BASE=IMAGE names another one; all of it is in $out/$service.log"

@@ -1,6 +1,5 @@
 """What every pod keeps to: restricted security, resources, disruption, walls; and that everything it names is there."""
 
-import pytest
 from conftest import NAMESPACE, ROOT, SERVICES, containers, labels, load, pod, selects
 from sources import constant
 
@@ -93,14 +92,11 @@ def test_everybody_is_behind_a_wall(manifests):
         assert doors & names, f"nobody reaches {workload['metadata']['name']}"
 
 
-@pytest.mark.parametrize("overlay", ["kind", "minikube"])
-def test_the_database_has_a_connection_for_everybody(overlay):
-    manifests = load(overlay)
-    of_a_log = constant("mesh/cli/src/launcher/postgres.rs", "OF_A_LOG")
-    more = {
-        "coordinator": constant("mesh/cli/src/launcher/postgres.rs", "OF_LEASES"),
-        "payments": constant("mesh/cli/src/launcher/postgres.rs", "OF_A_BANK"),
-    }
+def connections(manifests):
+    """What all services take of a server at most."""
+    source = "mesh/cli/src/launcher/postgres.rs"
+    of_a_log = constant(source, "OF_A_LOG")
+    more = {"coordinator": constant(source, "OF_LEASES"), "payments": constant(source, "OF_A_BANK")}
     wanted = 0
     for service in SERVICES:
         if service == "gateway":
@@ -111,9 +107,15 @@ def test_the_database_has_a_connection_for_everybody(overlay):
             # One more while a new version comes.
             replicas = manifests.get("HorizontalPodAutoscaler", service)["spec"]["maxReplicas"] + 1
         wanted += replicas * (of_a_log + more.get(service, 0))
-    (setting,) = (one for one in pod(manifests.get("StatefulSet", "postgres"))["containers"][0]["args"] if one.startswith("max_connections="))
+    return wanted
+
+
+def test_the_database_has_a_connection_for_everybody():
+    server = pod(load("kind").get("StatefulSet", "postgres"))["containers"][0]
+    (allowed,) = (int(one.partition("=")[2]) for one in server["args"] if one.startswith("max_connections="))
     reserved = 3
-    assert wanted <= int(setting.partition("=")[2]) - reserved
+    assert connections(load("kind")) <= allowed - reserved
+    assert f"at its most {connections(load('production'))}," in (ROOT / "docs/kubernetes.md").read_text()
 
 
 def test_the_overlays_for_one_machine_are_alike():
