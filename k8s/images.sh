@@ -2,7 +2,7 @@
 # images.sh BINARIES OUT [SERVICE...]: an image of each service, with docker, podman or buildah, and an archive of it in OUT.
 # BASE is the image to start from, TAG the version, REGISTRY where they belong, ENGINE one of the three if not the first that is there.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "${0%/*}" && pwd)
 binaries=$1 out=$2
 shift 2
 services=("$@")

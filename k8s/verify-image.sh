@@ -3,7 +3,7 @@
 # as nonroot, without capabilities, with a read-only root, as a pod would: it must get ready and end well.
 # Ends with a line that counts; what this machine cannot do is counted as skipped, with the reason.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "${0%/*}" && pwd)
 binaries=$1 out=$2
 
 not_run() {

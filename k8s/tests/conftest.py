@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ["kind", "minikube", "production"]
 SERVICES = ["coordinator", "orders", "inventory", "payments", "notifications", "gateway"]
 NAMESPACE = "sagamesh"
-# Kinds of the Gateway API and of Linkerd: their fields are checked by the mesh's own reader, in `cargo test -p mesh-control`.
+# Where the binaries are, for the tests that ask them; without them those are skipped.
+BINARIES = Path(os.environ.get("SAGAMESH_BIN_DIR", ROOT / "target/debug")).resolve()
+# Kinds of the Gateway API and of Linkerd: the mesh's own reader checks them (test_policy.py).
 POLICY_GROUPS = ("gateway.networking.k8s.io/", "policy.linkerd.io/")
 
 
@@ -116,6 +118,13 @@ def manifests(request):
 def service(request):
     """Each service in turn."""
     return request.param
+
+
+def binary(name):
+    """One of this project's binaries."""
+    if not (BINARIES / name).exists():
+        pytest.skip(f"not run: {BINARIES / name} is not built (cargo build --workspace --bins)")
+    return BINARIES / name
 
 
 @cache

@@ -1,25 +1,25 @@
 """k8s/cluster.py without a cluster: what it says when something is missing, and what it makes. kubectl and the like are played."""
 
 import base64
-import os
+import http.server
+import json
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, load, pod
+from conftest import ROOT, SERVICES, binary, load, pod
 
 sys.path.insert(0, str(ROOT / "k8s"))
-import keys  # noqa: E402
-import troubles  # noqa: E402
+import keys
+import troubles
 
 CLUSTER = ROOT / "k8s/cluster.py"
-BINARIES = Path(os.environ.get("SAGAMESH_BIN_DIR", ROOT / "target/debug"))
 
 
 def tool(folder, name, script):
@@ -156,16 +156,14 @@ def test_secrets_are_those_that_pods_name(tmp_path):
 
 
 def test_the_gateway_takes_tokens_of_these_keys(tmp_path):
-    if not all((BINARIES / name).exists() for name in ("gateway", "sagamesh")):
-        pytest.skip(f"not run: gateway and sagamesh are not in {BINARIES} (cargo build --workspace --bins)")
     keys.make(tmp_path, run)
-    token = run(BINARIES / "sagamesh", "token", "--data-dir", tmp_path, "--sub", "alice").split()[-1]
+    token = run(binary("sagamesh"), "token", "--data-dir", tmp_path, "--sub", "alice").split()[-1]
     with socket.socket() as probe, socket.socket() as other:
         ports = []
         for one in (probe, other):
             one.bind(("127.0.0.1", 0))
             ports.append(one.getsockname()[1])
-    command = [BINARIES / "gateway", "--listen", f"127.0.0.1:{ports[0]}", "--admin-listen", f"127.0.0.1:{ports[1]}"]
+    command = [binary("gateway"), "--listen", f"127.0.0.1:{ports[0]}", "--admin-listen", f"127.0.0.1:{ports[1]}"]
     process = subprocess.Popen(command, env={"SAGAMESH_JWKS": str(tmp_path / "jwks.json")}, stderr=subprocess.DEVNULL)
     try:
         statuses = {name: status_of(process, ports[0], value) for name, value in (("signed", token), ("broken", token[:-8] + "AAAAAAAA"))}
@@ -186,3 +184,92 @@ def status_of(process, port, token):
         except OSError:
             time.sleep(0.05)  # It is not listening yet.
     raise AssertionError("the gateway ended")
+
+
+class Gateway(http.server.BaseHTTPRequestHandler):
+    """A gateway that confirms or rejects what is ordered."""
+
+    ending, asked = "CONFIRMED", []
+
+    def do_GET(self):
+        self.answer({"items": [{"sku": "gone", "available": 0}, {"sku": "mouse", "available": 3}]})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        Gateway.asked.append((self.headers["authorization"], json.loads(body)["lines"]))
+        self.answer({"order_id": "o-1", "status": Gateway.ending})
+
+    def answer(self, value):
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def gateway():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    Gateway.asked.clear()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def played_cluster(stage, port):
+    """Tools that write down what they were asked, and a cluster in which all is well."""
+    log = stage.parent / "log"
+    ready = {"metadata": {"name": "orders-1"}, "status": {"conditions": [READY], "containerStatuses": [container("linkerd-proxy", running={})]}}
+    (stage.parent / "pods.json").write_text(json.dumps({"items": [ready]}))
+    for name in ("kind", "linkerd"):
+        tool(stage, name, f'echo "{name} $*" >> {log}')
+    tool(stage, "sagamesh", "echo token-of-alice")
+    tool(
+        stage,
+        "kubectl",
+        f"""echo "kubectl $*" >> {log}
+case "$*" in
+*port-forward*) echo "Forwarding from 127.0.0.1:{port} -> 8080"; exec {shutil.which("sleep")} 60 ;;
+*"get pods"*) {shutil.which("cat")} {stage.parent}/pods.json ;;
+*"get crd"*) {"; ".join(f"echo crd/{name}" for name in ALL_KINDS)} ;;
+*"get secret --output name"*) {"; ".join(f"echo secret/{name}" for name in troubles.SECRETS)} ;;
+*"get --namespace linkerd"*) [ -e {stage.parent}/meshed ] && echo deployment/linkerd-destination ;;
+*"apply --filename -"*) {shutil.which("cat")} >> {stage.parent}/applied ;;
+esac
+exit 0""",
+    )
+    return log
+
+
+def test_up_goes_all_the_way(stage, gateway):
+    log = played_cluster(stage, gateway)
+    (stage.parent / "images").mkdir()
+    for service in SERVICES:
+        (stage.parent / "images" / f"{service}.tar").touch()
+    (stage.parent / "meshed").touch()
+    Gateway.ending = "CONFIRMED"
+    code, said = cluster(stage, "up", "kind")
+    assert code == 0 and "order o-1 was placed and is CONFIRMED" in said, said
+    assert Gateway.asked == [("Bearer token-of-alice", [{"sku": "mouse", "quantity": 1}])]
+    steps = log.read_text().splitlines()
+    order = ["kind create cluster", "standard-install.yaml", "linkerd --context kind-sagamesh check", "kind load image-archive", "base/namespace.yaml", "--kustomize", "get pods", "port-forward"]
+    at = [next(number for number, step in enumerate(steps) if part in step) for part in order]
+    assert at == sorted(at), steps
+    # Secrets go by stdin: none of them is in a command.
+    assert "postgres://orders:" in (stage.parent / "applied").read_text() and "postgres://" not in log.read_text()
+    for text in ("service/grafana 3000", "service/jaeger", "docs/kubernetes.md"):
+        assert text in said
+
+
+def test_an_order_that_is_not_confirmed(stage, gateway):
+    played_cluster(stage, gateway)
+    (stage.parent / "meshed").touch()
+    Gateway.ending = "REJECTED"
+    code, said = cluster(stage, "test", "kind")
+    assert code == 1 and "the order o-1 is REJECTED and not CONFIRMED" in said

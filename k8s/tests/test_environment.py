@@ -1,13 +1,10 @@
 """The variables in the manifests are those that the binaries read, and none that they need is missing."""
 
-import os
 import re
 import subprocess
-from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-from conftest import ROOT, pod
+from conftest import binary, pod
 from sources import seconds, variables
 
 
@@ -72,8 +69,5 @@ def test_passwords_come_from_secrets(manifests):
 
 
 def test_the_sources_say_what_the_binary_says(service):
-    folder = Path(os.environ.get("SAGAMESH_BIN_DIR", ROOT / "target/debug"))
-    if not (folder / service).exists():
-        pytest.skip(f"not run: {folder / service} is not built (cargo build -p {service})")
-    text = subprocess.run([folder / service, "--help"], capture_output=True, text=True, timeout=20, check=True).stdout
+    text = subprocess.run([binary(service), "--help"], capture_output=True, text=True, timeout=20, check=True).stdout
     assert set(re.findall(r"\[env: (\w+)", text)) == variables(service).keys()

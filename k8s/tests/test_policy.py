@@ -1,7 +1,10 @@
 """The manifests fit mesh/policy: its files are applied as they are, and every name in them leads somewhere."""
 
+import copy
+import subprocess
+
 import yaml
-from conftest import NAMESPACE, ROOT, SERVICES, containers, labels, pod, selects
+from conftest import NAMESPACE, POLICY_GROUPS, ROOT, SERVICES, binary, containers, labels, load, pod, selects
 
 FOLDER = ROOT / "mesh/policy"
 # Who has no pod of its own: the operator calls from outside.
@@ -21,8 +24,41 @@ def port_names(workload):
     return {port["name"]: port["containerPort"] for one in containers(workload) for port in one.get("ports", [])}
 
 
+def taken_up(resources, folder):
+    """What the mesh's own control plane says to these resources as its policy: it refuses unknown fields and references to nowhere."""
+    (folder / "policy").mkdir()
+    (folder / "policy/all.yaml").write_text(yaml.safe_dump_all(resources))
+    options = [f"--policy-dir={folder}/policy", f"--data-dir={folder}", "--consul-listen=none", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]
+    process = subprocess.Popen([binary("meshd"), *options], env={}, stderr=subprocess.PIPE, text=True)
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if "policy taken up" in line:
+                return True, line
+        return False, "".join(said)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def mesh_resources(manifests):
+    return [one for one in manifests.all if one["apiVersion"].startswith(POLICY_GROUPS)] + manifests.kind("Service", "ServiceAccount")
+
+
+def test_the_meshs_own_reader_takes_what_a_cluster_gets(manifests, tmp_path):
+    good, said = taken_up(mesh_resources(manifests), tmp_path)
+    assert good and f"servers={len(manifests.kind('Server'))}" in said, said
+
+
+def test_the_reader_refuses_what_is_wrong(tmp_path):
+    resources = copy.deepcopy(mesh_resources(load("production")))
+    next(one for one in resources if one["metadata"]["name"] == "proxy-admin")["spec"]["prot"] = "linkerd-admin"
+    good, said = taken_up(resources, tmp_path)
+    assert not good and "prot" in said, said
+
+
 def test_policy_is_applied_as_it_is(manifests):
-    # So what the mesh's own reader found good (cargo test -p mesh-control) is what a cluster gets.
     for one in policy():
         assert one in manifests.all, f"{one['kind']} {one['metadata']['name']} was changed or left out"
 
