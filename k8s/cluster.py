@@ -112,7 +112,7 @@ class Cluster:
         self.kubectl("apply", "--kustomize", str(HERE / "overlays" / self.which))
         if again:
             # Images of the same name may be new ones.
-            self.kubectl("--namespace", NAMESPACE, "rollout", "restart", "deployment", "statefulset/coordinator")
+            self.kubectl("--namespace", NAMESPACE, "rollout", "restart", "deployment,statefulset", "--selector", f"app.kubernetes.io/name in ({','.join(SERVICES)})")
 
     def stored_passwords(self):
         """Those that the database was made with, if it was."""

@@ -267,6 +267,21 @@ def test_up_goes_all_the_way(stage, gateway):
         assert text in said
 
 
+def test_up_again_restarts_what_runs(stage, gateway):
+    log = played_cluster(stage, gateway)
+    (stage.parent / "images").mkdir()
+    for service in SERVICES:
+        (stage.parent / "images" / f"{service}.tar").touch()
+    (stage.parent / "meshed").touch()
+    script = (stage / "kubectl").read_text().replace('case "$*" in', 'case "$*" in\n*"deployment/gateway"*) echo deployment/gateway ;;', 1)
+    (stage / "kubectl").write_text(script)
+    Gateway.ending = "CONFIRMED"
+    code, said = cluster(stage, "up", "kind")
+    assert code == 0, said
+    # A selector, as a kind alone and a kind with a name do not go together.
+    assert "rollout restart deployment,statefulset --selector app.kubernetes.io/name in (coordinator,orders," in log.read_text()
+
+
 def test_an_order_that_is_not_confirmed(stage, gateway):
     played_cluster(stage, gateway)
     (stage.parent / "meshed").touch()
