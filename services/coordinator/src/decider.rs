@@ -33,7 +33,12 @@ pub fn saga_stream(saga_id: &str) -> StreamId {
 pub struct Coordinator {
     registry: Arc<Registry>,
     ownership: Ownership,
+    decide: Decide,
 }
+
+/// A function that decides about a saga, as [`saga::decide`] does: the state, a command, the time and a seed.
+pub type Decide =
+    fn(&SagaState, &saga::Command, i64, u64) -> Result<Vec<Transition>, Refusal>;
 
 /// The state of a stream, by its kind.
 #[derive(Debug)]
@@ -124,9 +129,15 @@ pub enum Rejection {
 impl Coordinator {
     /// A decider that finds plans in `registry` and writes to the sagas of the shards that it owns.
     pub fn new(registry: Arc<Registry>, ownership: Ownership) -> Self {
+        Self::deciding(registry, ownership, saga::decide)
+    }
+
+    /// The same with another function that decides.
+    pub fn deciding(registry: Arc<Registry>, ownership: Ownership, decide: Decide) -> Self {
         Self {
             registry,
             ownership,
+            decide,
         }
     }
 
@@ -158,7 +169,7 @@ impl Coordinator {
         (command, seed, describe): (&saga::Command, u64, bool),
         now: i64,
     ) -> Result<Decision<Event, Reply>, Rejection> {
-        let decided = saga::decide(state, command, now, seed);
+        let decided = (self.decide)(state, command, now, seed);
         if matches!(command, saga::Command::Result(_))
             && !matches!(decided, Err(Refusal::Corrupt(_)))
         {

@@ -71,12 +71,50 @@ const SERVICES: [&str; 5] = [
 /// # Errors
 /// When the database cannot be opened, with what to do.
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
-    let tasks = process.tasks.clone();
+    let opened = open(&config, &process).await?;
+    let engine = opened.engine.clone();
+    let limit = config
+        .options
+        .max_payload_bytes
+        .saturating_mul(2)
+        .max(config.chassis.server.max_request_bytes);
+    let routes = Routes::new(
+        SagaServiceServer::new(api::Sagas::new(engine.clone())).max_decoding_message_size(limit),
+    )
+    .add_service(DefinitionServiceServer::new(api::Definitions::new(
+        engine.clone(),
+    )))
+    .add_service(
+        OperatorServiceServer::new(api::Operators::new(engine.clone()))
+            .max_decoding_message_size(limit),
+    )
+    .add_service(
+        ParticipantServiceServer::new(api::Participants::new(engine.clone()))
+            .max_decoding_message_size(limit),
+    )
+    .add_service(
+        PeerServiceServer::new(api::Replicas::new(engine.clone())).max_decoding_message_size(limit),
+    );
+    drop(engine);
+    serve(&config, process, opened, routes).await
+}
+
+/// Serves an open coordinator until it is told to stop.
+///
+/// # Errors
+/// If reflection cannot be built.
+pub async fn serve(
+    config: &Config,
+    process: Process,
+    opened: Opened,
+    routes: Routes,
+) -> anyhow::Result<()> {
     let Opened {
         engine,
         ledger,
         keeper,
-    } = open(&config, &process).await?;
+    } = opened;
+    let tasks = process.tasks.clone();
     let drain_timeout = config.chassis.server.drain_timeout;
     let drained = (tasks.draining(), tasks.token(), engine.dispatch.clone());
     let leaving = keeper.clone();
@@ -101,28 +139,6 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         }
         dispatch.with(|hub, _| hub.end_all());
     });
-    let limit = config
-        .options
-        .max_payload_bytes
-        .saturating_mul(2)
-        .max(config.chassis.server.max_request_bytes);
-    let routes = Routes::new(
-        SagaServiceServer::new(api::Sagas::new(engine.clone())).max_decoding_message_size(limit),
-    )
-    .add_service(DefinitionServiceServer::new(api::Definitions::new(
-        engine.clone(),
-    )))
-    .add_service(
-        OperatorServiceServer::new(api::Operators::new(engine.clone()))
-            .max_decoding_message_size(limit),
-    )
-    .add_service(
-        ParticipantServiceServer::new(api::Participants::new(engine.clone()))
-            .max_decoding_message_size(limit),
-    )
-    .add_service(
-        PeerServiceServer::new(api::Replicas::new(engine.clone())).max_decoding_message_size(limit),
-    );
     let served = process.serve(routes, &SERVICES).await;
     if let Some(keeper) = keeper {
         keeper.leave().await;
@@ -146,6 +162,15 @@ pub struct Opened {
 
 /// Opens the log, resumes every open saga and starts the coordinator's tasks. Nothing is served yet.
 pub async fn open(config: &Config, process: &Process) -> anyhow::Result<Opened> {
+    open_deciding(config, process, saga::decide).await
+}
+
+/// The same with another function that decides, for tests that check that a wrong one is noticed.
+pub async fn open_deciding(
+    config: &Config,
+    process: &Process,
+    decide: decider::Decide,
+) -> anyhow::Result<Opened> {
     let (env, tasks) = (process.env.clone(), process.tasks.clone());
     let registry = Arc::new(Registry::default());
     let shared = !config.store.database_url.is_empty();
@@ -164,7 +189,7 @@ pub async fn open(config: &Config, process: &Process) -> anyhow::Result<Opened> 
         snapshot_every: 0,
         ..CommitterOptions::default()
     };
-    let decider = Coordinator::new(Arc::clone(&registry), ownership.clone());
+    let decider = Coordinator::deciding(Arc::clone(&registry), ownership.clone(), decide);
     let store = config.store.clone().named("coordinator");
     let ledger = Ledger::open(
         store,

@@ -61,6 +61,12 @@ impl<D: Decider> Ledger<D> {
         tasks: &Tasks,
         options: CommitterOptions,
     ) -> Result<Self, Error> {
+        // A simulated disk has no flush that is worth waiting for, and its time is not the threads' time.
+        let linger = match store.simulated {
+            Some(_) => Duration::ZERO,
+            None => options.linger,
+        };
+        let options = CommitterOptions { linger, ..options };
         let store = connect(&store).await?;
         let log = Arc::new(Log::new(Arc::clone(&store), store.head().await?));
         let followers = Followers::start(&store, &log, projections, tasks).await?;

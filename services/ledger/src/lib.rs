@@ -35,7 +35,7 @@ pub use projection::Projection;
 pub use recorded::Recorded;
 pub use shards::{Lease, Member, Shards, Standing, Taken};
 pub use sql::Value;
-pub use store::simulated::SimulatedDisk;
+pub use store::simulated::{DiskScript, Fate, Fault, SimulatedDisk};
 pub use stream::StreamId;
 
 /// A boxed future, as [`Projection::apply`] and [`Handler`] return it.

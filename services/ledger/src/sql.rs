@@ -14,6 +14,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+mod at_once;
+
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
@@ -22,6 +24,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::Error;
 use crate::store::sqlite::Writer;
 
+pub(crate) use at_once::at_once;
 pub use sqlx::{AssertSqlSafe as Dynamic, SqlSafeStr};
 
 /// Which database it is.
@@ -177,6 +180,8 @@ pub struct Sql(pub(crate) Pool);
 #[derive(Clone)]
 pub(crate) enum Pool {
     Sqlite(SqlitePool),
+    /// The same, for a simulation: see [`at_once()`].
+    AtOnce(SqlitePool),
     Postgres(PgPool),
 }
 
@@ -184,7 +189,7 @@ impl Sql {
     /// Which database it is.
     pub fn dialect(&self) -> Dialect {
         match &self.0 {
-            Pool::Sqlite(_) => Dialect::Sqlite,
+            Pool::Sqlite(_) | Pool::AtOnce(_) => Dialect::Sqlite,
             Pool::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -200,6 +205,11 @@ impl Sql {
                 let rows = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?)
                     .fetch_all(pool)
                     .await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Pool::AtOnce(pool) => {
+                let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
+                let rows = at_once(true, query.fetch_all(pool)).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
             Pool::Postgres(pool) => {
@@ -222,6 +232,11 @@ impl Sql {
                 let row = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?)
                     .fetch_optional(pool)
                     .await?;
+                Ok(row.map(Row::Sqlite))
+            }
+            Pool::AtOnce(pool) => {
+                let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
+                let row = at_once(true, query.fetch_optional(pool)).await?;
                 Ok(row.map(Row::Sqlite))
             }
             Pool::Postgres(pool) => {
@@ -258,10 +273,12 @@ impl Tx {
         params: Vec<Value>,
     ) -> Result<u64, Error> {
         Ok(match &mut self.0 {
-            Connection::Sqlite(connection) => sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?)
-                .execute(&mut connection.connection)
-                .await?
-                .rows_affected(),
+            Connection::Sqlite(writer) => {
+                let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
+                at_once(writer.at_once, query.execute(&mut writer.connection))
+                    .await?
+                    .rows_affected()
+            }
             Connection::Postgres(tx) => sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
                 .execute(&mut **tx)
                 .await?
@@ -276,10 +293,10 @@ impl Tx {
         params: Vec<Value>,
     ) -> Result<Vec<Row>, Error> {
         Ok(match &mut self.0 {
-            Connection::Sqlite(connection) => {
-                let rows = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?)
-                    .fetch_all(&mut connection.connection)
-                    .await?;
+            Connection::Sqlite(writer) => {
+                let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
+                let rows =
+                    at_once(writer.at_once, query.fetch_all(&mut writer.connection)).await?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
             Connection::Postgres(tx) => {
@@ -298,10 +315,12 @@ impl Tx {
         params: Vec<Value>,
     ) -> Result<Option<Row>, Error> {
         Ok(match &mut self.0 {
-            Connection::Sqlite(connection) => sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?)
-                .fetch_optional(&mut connection.connection)
-                .await?
-                .map(Row::Sqlite),
+            Connection::Sqlite(writer) => {
+                let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
+                at_once(writer.at_once, query.fetch_optional(&mut writer.connection))
+                    .await?
+                    .map(Row::Sqlite)
+            }
             Connection::Postgres(tx) => sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
                 .fetch_optional(&mut **tx)
                 .await?
@@ -355,10 +374,9 @@ impl Tx {
     pub async fn script(&mut self, sql: &str) -> Result<(), Error> {
         let sql = self.dialect().schema(sql).into_owned();
         match &mut self.0 {
-            Connection::Sqlite(connection) => {
-                sqlx::raw_sql(Dynamic(sql))
-                    .execute(&mut connection.connection)
-                    .await?;
+            Connection::Sqlite(writer) => {
+                let script = sqlx::raw_sql(Dynamic(sql));
+                at_once(writer.at_once, script.execute(&mut writer.connection)).await?;
             }
             Connection::Postgres(tx) => {
                 sqlx::raw_sql(Dynamic(sql)).execute(&mut **tx).await?;

@@ -91,6 +91,7 @@ impl Follower {
             }
             let seen = self.seen;
             tokio::select! {
+                biased;
                 followed = newer(&mut self.newest, seen) => {
                     if !followed {
                         return Ok(());

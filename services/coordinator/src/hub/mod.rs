@@ -73,7 +73,8 @@ pub struct Hub {
     timers: Timers,
     routes: HashMap<usize, Arc<Routes>>,
     waiters: HashMap<StreamId, Vec<oneshot::Sender<pb::Saga>>>,
-    watchers: HashMap<StreamId, watch::Sender<u64>>,
+    /// A channel for each: the receivers of one are woken in no certain order, and a simulation must run the same way twice.
+    watchers: HashMap<StreamId, Vec<watch::Sender<u64>>>,
     dirty: Vec<usize>,
     woken: Vec<SessionId>,
     /// Addresses of all replicas, this one included.
@@ -183,14 +184,9 @@ impl Hub {
 
     /// Follows a saga's newest durable version. The value is 0 until something is committed after this call.
     pub fn watch(&mut self, stream: &StreamId) -> watch::Receiver<u64> {
-        match self.watchers.get(stream) {
-            Some(sender) => sender.subscribe(),
-            None => {
-                let (sender, receiver) = watch::channel(0);
-                self.watchers.insert(stream.clone(), sender);
-                receiver
-            }
-        }
+        let (sender, receiver) = watch::channel(0);
+        self.watchers.entry(stream.clone()).or_default().push(sender);
+        receiver
     }
 
     /// Whether anybody follows any saga.
@@ -200,7 +196,7 @@ impl Hub {
 
     /// An event of a saga became durable, here or on another replica.
     pub(crate) fn recorded(&mut self, stream: &StreamId, version: u64) {
-        if let Some(watcher) = self.watchers.get(stream) {
+        for watcher in self.watchers.get(stream).into_iter().flatten() {
             watcher.send_if_modified(|newest| {
                 let newer = version > *newest;
                 *newest = version.max(*newest);
@@ -211,12 +207,11 @@ impl Hub {
 
     /// Drops what nobody follows any more.
     pub fn forget_watchers(&mut self, stream: &StreamId) {
-        if self
-            .watchers
-            .get(stream)
-            .is_some_and(|sender| sender.receiver_count() == 0)
-        {
-            self.watchers.remove(stream);
+        if let Some(watchers) = self.watchers.get_mut(stream) {
+            watchers.retain(|watcher| watcher.receiver_count() > 0);
+            if watchers.is_empty() {
+                self.watchers.remove(stream);
+            }
         }
     }
 

@@ -109,6 +109,12 @@ impl Hub {
         open
     }
 
+    /// How many attempts and how many times an open saga waits for. With neither it waits for a signal or an operator.
+    pub fn awaited(&self, stream: &StreamId) -> Option<(usize, usize)> {
+        let entry = self.sagas.get(stream)?;
+        Some((entry.attempts.len(), entry.timers.len()))
+    }
+
     /// Fills in what each open step waits for.
     pub fn explain(&self, stream: &StreamId, saga: &mut pb::Saga) {
         let Some(entry) = self.sagas.get(stream) else {

@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+mod script;
+
 use super::sqlite::SqliteStore;
 use super::{
     AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, Prune, Pruned, SnapshotRow, Store,
 };
-use crate::sql::{Sql, Tx};
+use crate::sql::{Connection, Pool, Sql, Tx, at_once};
 use crate::{Error, Recorded, StreamId, params};
+
+pub use script::{DiskScript, Fate, Fault};
 
 /// A disk that a test breaks. Clones are the same disk; ledgers opened on it one after the other find what was synced.
 ///
@@ -28,13 +32,8 @@ struct Shared {
     syncing: watch::Sender<bool>,
     tables: tokio::sync::OnceCell<Arc<SqliteStore>>,
     file: PathBuf,
-}
-
-/// What a commit does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    BeforeTaking,
-    AfterTaking,
+    /// Decides and sees what happens, in a simulation.
+    script: Option<Arc<dyn DiskScript>>,
 }
 
 struct Disk {
@@ -67,6 +66,15 @@ impl std::fmt::Debug for SimulatedDisk {
 impl SimulatedDisk {
     /// An empty disk.
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// An empty disk whose commits are decided by `script`. Its tables take no time: see [`DiskScript`].
+    pub fn scripted(script: Arc<dyn DiskScript>) -> Self {
+        Self::with(Some(script))
+    }
+
+    fn with(script: Option<Arc<dyn DiskScript>>) -> Self {
         let id = Uuid::now_v7();
         let state = Disk {
             log_id: id.to_string().into(),
@@ -80,12 +88,19 @@ impl SimulatedDisk {
             full: false,
             life: 0,
         };
-        let file = std::env::temp_dir().join(format!("sagamesh-simulated-{id}.db"));
+        // Nothing in the tables must outlive the process; in memory they need no flushes.
+        let memory = PathBuf::from("/dev/shm");
+        let folder = match memory.is_dir() {
+            true => memory,
+            false => std::env::temp_dir(),
+        };
+        let file = folder.join(format!("sagamesh-simulated-{id}.db"));
         let shared = Shared {
             state: Mutex::new(state),
             syncing: watch::Sender::new(true),
             tables: tokio::sync::OnceCell::new(),
             file,
+            script,
         };
         Self {
             disk: Arc::new(shared),
@@ -133,11 +148,20 @@ impl SimulatedDisk {
         self.lock().log.len()
     }
 
+    /// Every durable event, in order.
+    pub fn events(&self) -> Vec<Recorded> {
+        let disk = self.lock();
+        disk.log.iter().map(|(event, _)| event.clone()).collect()
+    }
+
     pub(crate) async fn open(&self) -> Result<SimulatedStore, Error> {
         let tables = self
             .disk
             .tables
-            .get_or_try_init(|| async { SqliteStore::open(&self.disk.file).await.map(Arc::new) })
+            .get_or_try_init(|| async {
+                let open = SqliteStore::open(&self.disk.file);
+                at_once(self.disk.script.is_some(), open).await.map(Arc::new)
+            })
             .await?;
         Ok(SimulatedStore {
             disk: self.clone(),
@@ -266,45 +290,83 @@ impl SimulatedStore {
         }
     }
 
+    fn script(&self) -> Option<&Arc<dyn DiskScript>> {
+        self.disk.disk.script.as_ref()
+    }
+
+    /// Why a batch cannot be written now.
+    fn refusal(&self, disk: &Disk, batch: &Batch) -> Option<AppendError> {
+        if disk.full {
+            return Some(AppendError::Failed(Error::Full {
+                database: self.name(),
+            }));
+        }
+        disk.stale(batch)
+    }
+
     async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
+        let fate = match self.script() {
+            None => Fate::default(),
+            Some(script) => {
+                drop(self.alive()?);
+                script.begin()
+            }
+        };
+        script::pause(fate.before).await;
         if let Some(refusal) = {
             let disk = self.alive()?;
-            if disk.full {
-                Some(AppendError::Failed(Error::Full {
-                    database: self.name(),
-                }))
-            } else {
-                disk.stale(batch)
-            }
+            self.refusal(&disk, batch)
         } {
             return Err(refusal);
         }
         // Written, but neither visible nor durable until the sync.
         let mut syncing = self.disk.disk.syncing.subscribe();
         let _ = syncing.wait_for(|syncing| *syncing).await;
-        let first = {
+        let (first, fault, taken) = {
             let mut disk = self.alive()?;
-            let fault = disk.faults.pop_front();
+            let fault = disk.faults.pop_front().or(fate.fault);
             if fault == Some(Fault::BeforeTaking) {
                 return Err(AppendError::Failed(Error::Simulated("the commit failed")));
             }
             let first = disk.take(batch);
-            if fault == Some(Fault::AfterTaking) {
-                return Err(AppendError::Failed(Error::Simulated(
-                    "the commit was not answered",
-                )));
-            }
-            first
+            let after = disk.log.len() - batch.events.len();
+            let taken: Vec<Recorded> = match self.script() {
+                None => Vec::new(),
+                Some(_) => disk.log[after..]
+                    .iter()
+                    .map(|(event, _)| event.clone())
+                    .collect(),
+            };
+            (first, fault, taken)
         };
+        if let Some(script) = self.script() {
+            script.taken(&taken);
+        }
+        script::pause(fate.after).await;
+        if fault == Some(Fault::AfterTaking) {
+            return Err(AppendError::Failed(Error::Simulated(
+                "the commit was not answered",
+            )));
+        }
         self.store_cursors(batch).await?;
+        self.known(batch, first)?;
         Ok(first)
+    }
+
+    /// The one who wrote learns that it is durable.
+    fn known(&self, batch: &Batch, first: u64) -> Result<(), Error> {
+        if let Some(script) = self.script() {
+            drop(self.alive()?);
+            script.known(first + batch.events.len() as u64 - 1);
+        }
+        Ok(())
     }
 
     async fn store_cursors(&self, batch: &Batch) -> Result<(), Error> {
         if batch.cursors.is_empty() {
             return Ok(());
         }
-        let mut tx = self.tables.begin(Durability::Now).await?;
+        let mut tx = self.begin(Durability::Now).await?;
         for cursor in &batch.cursors {
             tx.execute(
                 "INSERT INTO ledger_cursors (consumer, log_id, position) VALUES ($1, $2, $3) \
@@ -313,7 +375,7 @@ impl SimulatedStore {
             )
             .await?;
         }
-        self.tables.commit(tx).await
+        self.commit(tx).await
     }
 }
 
@@ -337,8 +399,9 @@ impl Store for SimulatedStore {
     fn find<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Option<u64>, Error>> {
         Box::pin(async move {
             let found = self.alive()?.batches.get(&batch.id).copied();
-            if found.is_some() {
+            if let Some(first) = found {
                 self.store_cursors(batch).await?;
+                self.known(batch, first)?;
             }
             Ok(found)
         })
@@ -425,19 +488,27 @@ impl Store for SimulatedStore {
     fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>> {
         Box::pin(async move {
             drop(self.alive()?);
-            self.tables.begin(durability).await
+            let on_the_spot = self.script().is_some();
+            let mut tx = at_once(on_the_spot, self.tables.begin(durability)).await?;
+            if let Connection::Sqlite(writer) = &mut tx.0 {
+                writer.at_once = on_the_spot;
+            }
+            Ok(tx)
         })
     }
 
     fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             drop(self.alive()?);
-            self.tables.commit(tx).await
+            at_once(self.script().is_some(), self.tables.commit(tx)).await
         })
     }
 
     fn reader(&self) -> Sql {
-        self.tables.reader()
+        match self.tables.reader() {
+            Sql(Pool::Sqlite(pool)) if self.script().is_some() => Sql(Pool::AtOnce(pool)),
+            reader => reader,
+        }
     }
 
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {

@@ -33,6 +33,8 @@ pub(crate) struct Writer {
     open: bool,
     /// synchronous is not FULL at the moment.
     relaxed: bool,
+    /// Its statements are waited for on the spot: these are the tables of a simulated disk.
+    pub(crate) at_once: bool,
     /// The newest position.
     head: u64,
     /// SQL text by shape.
@@ -107,6 +109,7 @@ impl SqliteStore {
                 closed: false,
                 open: false,
                 relaxed: false,
+                at_once: false,
                 head,
                 texts: HashMap::new(),
             })),

@@ -176,16 +176,8 @@ impl Link {
             }
             let stop_at = self.stop_at;
             tokio::select! {
-                message = stream.inbound.message() => {
-                    let message = message.map_err(|status| SessionError::Broken(in_words(&status)))?;
-                    let message = match message {
-                        Some(message) => message.message,
-                        None if stream.coordinator_draining => return Ok(End::CoordinatorDrained),
-                        None => return Err(SessionError::Lost),
-                    };
-                    stream.heard = Instant::now();
-                    self.receive(stream, message)?;
-                }
+                // The same order each time. What comes before the messages is bounded by the credits; silence is judged when all were read.
+                biased;
                 Some(ended) = self.running.join_next() => {
                     let result = self.keep(ended);
                     if let Some(result) = result {
@@ -207,14 +199,6 @@ impl Link {
                 // Those that were missed are too old to matter.
                 Ok(beat) = others.recv() => stream.send(to::Message::Heartbeat(beat)),
                 Some(beat) = self.beats.recv() => stream.send(to::Message::Heartbeat(beat)),
-                _ = stream.ticks.tick() => {
-                    let limit = stream.ticks.period() * SILENCES;
-                    if stream.heard.elapsed() >= limit {
-                        return Err(SessionError::Silent(limit));
-                    }
-                    stream.send(to::Message::Heartbeat(Heartbeat::default()));
-                    self.give_credits(stream, Attempts::all_credits_to_return);
-                }
                 () = &mut stopped, if !stream.draining => {
                     self.begin_stop();
                     stream.draining = true;
@@ -224,6 +208,24 @@ impl Link {
                 () = async { if let Some(at) = stop_at { tokio::time::sleep_until(at).await } }, if stop_at.is_some() => {
                     warn!(coordinator = %self.address, "the grace is over; what still runs is dropped, the coordinator sends it again");
                     return Ok(End::Drained);
+                }
+                message = stream.inbound.message() => {
+                    let message = message.map_err(|status| SessionError::Broken(in_words(&status)))?;
+                    let message = match message {
+                        Some(message) => message.message,
+                        None if stream.coordinator_draining => return Ok(End::CoordinatorDrained),
+                        None => return Err(SessionError::Lost),
+                    };
+                    stream.heard = Instant::now();
+                    self.receive(stream, message)?;
+                }
+                _ = stream.ticks.tick() => {
+                    let limit = stream.ticks.period() * SILENCES;
+                    if stream.heard.elapsed() >= limit {
+                        return Err(SessionError::Silent(limit));
+                    }
+                    stream.send(to::Message::Heartbeat(Heartbeat::default()));
+                    self.give_credits(stream, Attempts::all_credits_to_return);
                 }
             }
             self.give_credits(stream, Attempts::credits_to_return);

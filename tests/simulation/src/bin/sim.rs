@@ -1,0 +1,97 @@
+//! Runs many seeds: `sim --seeds 200`, or one of them with its whole history: `sim --seed 17 --history`.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Parser;
+use sagamesh_simulation::{Report, Setup, run};
+
+#[derive(Debug, Parser)]
+#[command(name = "sim", about = "Runs the simulation for many seeds")]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Only this one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print the whole history.
+    #[arg(long)]
+    history: bool,
+    /// How many seeds are run twice, to see that both runs are the same.
+    #[arg(long, default_value_t = 10)]
+    twice: u64,
+    /// How many run side by side.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let setup = Setup::default();
+    let seeds = match args.seed {
+        Some(seed) => seed..seed + 1,
+        None => args.first..args.first.saturating_add(args.seeds),
+    };
+    let next = AtomicU64::new(seeds.start);
+    let totals = Mutex::new((0_u64, 0_u64, 0_u64, 0_usize));
+    std::thread::scope(|scope| {
+        for _ in 0..args.threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let report = run(seed, &setup);
+                    let again = seed - seeds.start < args.twice;
+                    let violations = show(&report, again.then(|| run(seed, &setup)), args.history);
+                    let mut totals = totals.lock().unwrap_or_else(|broken| broken.into_inner());
+                    totals.0 += 1;
+                    totals.1 += report.sagas as u64;
+                    totals.2 += report.faults;
+                    totals.3 += violations;
+                }
+            });
+        }
+    });
+    let (seeds, sagas, faults, violations) =
+        *totals.lock().unwrap_or_else(|broken| broken.into_inner());
+    println!("sim seeds={seeds} sagas={sagas} faults={faults} violations={violations}");
+    if violations == 0 && sagas > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Prints what is wrong; returns how much.
+fn show(report: &Report, again: Option<Report>, history: bool) -> usize {
+    let mut wrong = report.violations.len();
+    for violation in report.violations.iter().take(20) {
+        println!("seed {}: {violation}", report.seed);
+    }
+    if let Some(again) = again
+        && again.trace != report.trace
+    {
+        wrong += 1;
+        println!("seed {}: the second run was another one", report.seed);
+        let first = report.history.iter().zip(&again.history);
+        if let Some((one, other)) = first
+            .map(|(one, other)| (one.to_string(), other.to_string()))
+            .find(|(one, other)| one != other)
+        {
+            println!("  first:  {one}\n  second: {other}");
+        }
+    }
+    if history {
+        for entry in &report.history {
+            println!("{entry}");
+        }
+    }
+    wrong
+}

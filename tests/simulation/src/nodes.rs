@@ -1,0 +1,48 @@
+//! What machines run.
+
+pub mod coordinator;
+pub mod effects;
+pub mod participant;
+
+use std::net::SocketAddr;
+
+use ::coordinator::Options;
+use chassis::{ChassisConfig, Listener, Process};
+
+use crate::world::Life;
+
+/// A process to run on a machine.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// The coordinator.
+    Coordinator(Box<Options>),
+    /// A participant that does and undoes things behind the barrier.
+    Participant,
+}
+
+/// Runs a process until it ends.
+///
+/// # Errors
+/// Whatever it says when it cannot go on.
+pub async fn run(program: Program, life: Life) -> anyhow::Result<()> {
+    match program {
+        Program::Coordinator(options) => coordinator::run(life, *options).await,
+        Program::Participant => participant::run(life).await,
+    }
+}
+
+/// A process of the chassis, on the simulated network.
+///
+/// # Errors
+/// Never, in a simulation.
+pub fn process(service: &'static str, life: &Life) -> anyhow::Result<Process> {
+    let address = SocketAddr::from(([10, 0, 0, 2], 50051));
+    let listener = life.world.network.listener(&life.machine, address);
+    // Nobody asks for metrics.
+    let admin = Listener::new(address, std::future::pending);
+    let mut config = ChassisConfig::default();
+    config.server.reflection = false;
+    let process = Process::with_listeners(service, life.env.clone(), config, listener, admin)?;
+    life.adopt(&process.tasks);
+    Ok(process)
+}

@@ -1,0 +1,377 @@
+//! The simulated world: machines that run real processes, and everything around them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use chassis::env::SeededEntropy;
+use chassis::{Env, Tasks};
+use coordinator::engine::Engine;
+use ledger::{Ledger, SimulatedDisk};
+use tokio::time::Instant;
+
+use crate::clock::MachineClock;
+use crate::dice::{Dice, mix};
+use crate::disk::MachineDisk;
+use crate::history::{Recorder, What};
+use crate::network::Network;
+use crate::nodes::effects::{Command, Effects};
+use crate::nodes::{self, Program};
+use crate::setup::Setup;
+
+/// Name of the coordinator's machine.
+pub const COORDINATOR: &str = "coordinator";
+
+/// Points at which a machine can be stopped: between any two of them it only computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// It is about to write to its disk.
+    Write,
+    /// A write has become durable, and it does not know yet.
+    Taken,
+    /// It is about to send something.
+    Send,
+}
+
+/// See the module's documentation.
+pub struct World {
+    /// What chance is made of.
+    pub seed: u64,
+    /// What there is.
+    pub setup: Setup,
+    /// What happened.
+    pub history: Arc<Recorder>,
+    /// The network.
+    pub network: Network,
+    /// Chance of disks.
+    pub disks: Dice,
+    /// Chance of handlers.
+    pub hands: Dice,
+    started: Instant,
+    machines: Mutex<BTreeMap<String, Machine>>,
+    /// Databases of participants, as they are open now.
+    effects: Mutex<BTreeMap<String, Ledger<Effects>>>,
+    calm: AtomicBool,
+    faults: AtomicU64,
+    me: OnceLock<Weak<World>>,
+}
+
+struct Machine {
+    program: Program,
+    disk: SimulatedDisk,
+    clock: Arc<MachineClock>,
+    incarnation: u64,
+    up: bool,
+    tasks: Vec<Tasks>,
+    engine: Option<Engine>,
+    /// Crashes when this many more points are reached, and comes back after the time.
+    trap: Option<(u64, Duration)>,
+    points: u64,
+}
+
+/// What a process is given: its machine, as it is in this life.
+#[derive(Clone)]
+pub struct Life {
+    /// The world.
+    pub world: Arc<World>,
+    /// The machine.
+    pub machine: String,
+    /// Which life this is, from 1.
+    pub incarnation: u64,
+    /// Its disk.
+    pub disk: SimulatedDisk,
+    /// Its clock, randomness and network.
+    pub env: Env,
+}
+
+impl Life {
+    /// Whether the machine still lives this life.
+    pub fn is_current(&self) -> bool {
+        self.world.network.is(&self.machine, self.incarnation)
+    }
+
+    /// Tasks that end with this life.
+    pub fn adopt(&self, tasks: &Tasks) {
+        if let Some(machine) = self.world.machines().get_mut(&self.machine)
+            && machine.incarnation == self.incarnation
+            && machine.up
+        {
+            machine.tasks.push(tasks.clone());
+        } else {
+            end(tasks);
+        }
+    }
+
+    /// The coordinator of this life is open.
+    pub fn serves(&self, engine: &Engine) {
+        if let Some(machine) = self.world.machines().get_mut(&self.machine)
+            && machine.incarnation == self.incarnation
+        {
+            machine.engine = Some(engine.clone());
+        }
+    }
+
+    /// Writes something down, unless the machine has lost power meanwhile.
+    pub fn note(&self, what: What) {
+        if self.is_current() {
+            self.world.history.add(what);
+        }
+    }
+}
+
+fn end(tasks: &Tasks) {
+    tasks.begin_drain();
+    tasks.token().cancel();
+}
+
+impl World {
+    /// A world without machines. Needs a runtime with a paused clock.
+    pub fn new(seed: u64, setup: Setup) -> Arc<Self> {
+        let started = Instant::now();
+        let history = Arc::new(Recorder::new(started));
+        let world = Arc::new(Self {
+            seed,
+            setup,
+            network: Network::new(seed, Arc::clone(&history)),
+            history,
+            disks: Dice::named(seed, "disks"),
+            hands: Dice::named(seed, "hands"),
+            started,
+            machines: Mutex::default(),
+            effects: Mutex::default(),
+            calm: AtomicBool::new(false),
+            faults: AtomicU64::new(0),
+            me: OnceLock::new(),
+        });
+        drop(world.me.set(Arc::downgrade(&world)));
+        let me = Arc::downgrade(&world);
+        world.network.on_send(Arc::new(move |host| {
+            if let Some(world) = me.upgrade() {
+                world.reached(host, Point::Send);
+            }
+        }));
+        world
+    }
+
+    /// Puts a machine into the world and starts it.
+    pub fn add(self: &Arc<Self>, name: &str, program: Program) {
+        let stop = self.setup.stop.as_ref();
+        let trap = stop
+            .filter(|stop| stop.machine == name)
+            .map(|stop| (stop.at, Duration::from_millis(300)));
+        let machine = Machine {
+            program,
+            disk: SimulatedDisk::scripted(MachineDisk::script(self, name)),
+            clock: Arc::new(MachineClock::new(self.started)),
+            incarnation: 0,
+            up: false,
+            tasks: Vec::new(),
+            engine: None,
+            trap,
+            points: 0,
+        };
+        self.machines().insert(name.to_owned(), machine);
+        self.start(name);
+    }
+
+    /// A host without a process: clients.
+    pub fn env_of_client(&self, name: &str) -> Env {
+        self.network.up(name, 1);
+        Env {
+            clock: Arc::new(MachineClock::new(self.started)),
+            entropy: Arc::new(SeededEntropy::new(mix(self.seed, name))),
+            connector: self.network.connector(name, 1),
+        }
+    }
+
+    /// Starts a machine that is down.
+    pub fn start(self: &Arc<Self>, name: &str) {
+        let mut machines = self.machines();
+        let Some(machine) = machines.get_mut(name).filter(|machine| !machine.up) else {
+            return;
+        };
+        machine.incarnation += 1;
+        machine.up = true;
+        let seed = mix(self.seed, name).wrapping_add(machine.incarnation);
+        let life = Life {
+            world: Arc::clone(self),
+            machine: name.to_owned(),
+            incarnation: machine.incarnation,
+            disk: machine.disk.clone(),
+            env: Env {
+                clock: Arc::clone(&machine.clock) as _,
+                entropy: Arc::new(SeededEntropy::new(seed)),
+                connector: self.network.connector(name, machine.incarnation),
+            },
+        };
+        let program = machine.program.clone();
+        drop(machines);
+        self.network.up(name, life.incarnation);
+        self.history.add(What::Note(format!("{name} starts")));
+        tokio::spawn(async move {
+            let (world, name, incarnation) =
+                (Arc::clone(&life.world), life.machine.clone(), life.incarnation);
+            let ended = nodes::run(program, life).await;
+            if !world.network.is(&name, incarnation) {
+                return;
+            }
+            // A process that gave up, as it may when its disk fails: somebody starts it again.
+            world.history.add(What::Note(format!("{name} ended: {ended:?}")));
+            world.crash(&name, false);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.start(&name);
+        });
+    }
+
+    /// A machine loses power, now.
+    pub fn crash(&self, name: &str, silently: bool) {
+        let mut machines = self.machines();
+        let Some(machine) = machines.get_mut(name).filter(|machine| machine.up) else {
+            return;
+        };
+        machine.up = false;
+        // Dropped at the end, when nothing is locked.
+        let _engine = machine.engine.take();
+        machine.trap = None;
+        let tasks = std::mem::take(&mut machine.tasks);
+        let disk = machine.disk.clone();
+        drop(machines);
+        self.history.add(What::Note(format!("{name} is down")));
+        disk.crash();
+        self.network.down(name, silently);
+        tasks.iter().for_each(end);
+    }
+
+    /// A machine reaches a point, which may be its last.
+    pub fn reached(&self, name: &str, _point: Point) {
+        let mut machines = self.machines();
+        let Some(machine) = machines.get_mut(name) else {
+            return;
+        };
+        machine.points += 1;
+        let Some((left, back)) = &mut machine.trap else {
+            return;
+        };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return;
+        }
+        let back = *back;
+        drop(machines);
+        self.fault(format!("{name} stops at a point"));
+        self.crash(name, false);
+        self.restart_after(name, back);
+    }
+
+    /// Starts a machine again after a time.
+    pub fn restart_after(&self, name: &str, time: Duration) {
+        let (me, name) = (self.me.get().cloned(), name.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if let Some(world) = me.and_then(|me| me.upgrade()) {
+                world.start(&name);
+            }
+        });
+    }
+
+    /// A machine will crash after so many points more.
+    pub fn set_trap(&self, name: &str, points: u64, back: Duration) {
+        if let Some(machine) = self.machines().get_mut(name) {
+            machine.trap = Some((points, back));
+        }
+    }
+
+    /// How many points each machine has reached.
+    pub fn points(&self) -> BTreeMap<String, u64> {
+        let machines = self.machines();
+        let points = machines.iter();
+        points
+            .map(|(name, machine)| (name.clone(), machine.points))
+            .collect()
+    }
+
+    /// Faults end: everything is up, connected and right from now on.
+    pub fn calm_down(self: &Arc<Self>) {
+        self.calm.store(true, Ordering::Relaxed);
+        self.network.heal_all();
+        for name in self.names() {
+            if let Some(machine) = self.machines().get_mut(&name) {
+                machine.trap = None;
+                machine.disk.set_full(false);
+                machine.disk.release_syncs();
+                machine.clock.set_wrong_by(0);
+            }
+            self.start(&name);
+        }
+        self.history.add(What::Note("faults end".to_owned()));
+    }
+
+    /// Whether faults have ended.
+    pub fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Relaxed)
+    }
+
+    /// Counts a fault and writes it down.
+    pub fn fault(&self, what: String) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        self.history.add(What::Fault(what));
+    }
+
+    /// How many faults there were.
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
+    /// Names of all machines.
+    pub fn names(&self) -> Vec<String> {
+        self.machines().keys().cloned().collect()
+    }
+
+    /// A machine's disk.
+    pub fn disk(&self, name: &str) -> Option<SimulatedDisk> {
+        let machines = self.machines();
+        machines.get(name).map(|machine| machine.disk.clone())
+    }
+
+    /// A machine's clock.
+    pub fn clock(&self, name: &str) -> Option<Arc<MachineClock>> {
+        let machines = self.machines();
+        machines
+            .get(name)
+            .map(|machine| Arc::clone(&machine.clock))
+    }
+
+    /// The coordinator that is open on a machine.
+    pub fn engine(&self, name: &str) -> Option<Engine> {
+        let machines = self.machines();
+        machines.get(name)?.engine.clone()
+    }
+
+    /// A participant's database is open.
+    pub fn opened(&self, name: &str, ledger: Ledger<Effects>) {
+        let mut all = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(name.to_owned(), ledger);
+    }
+
+    /// The same command comes to a participant once more, after a time, in whatever life the machine is by then.
+    pub fn again(self: &Arc<Self>, name: &str, work: Command, later: Duration) {
+        let (world, name) = (Arc::clone(self), name.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(later).await;
+            let ledger = {
+                let all = world.effects.lock();
+                let all = all.unwrap_or_else(PoisonError::into_inner);
+                all.get(&name).cloned()
+            };
+            if let Some(ledger) = ledger {
+                // What it says is nobody's business any more.
+                drop(ledger.execute(work).await);
+            }
+        });
+    }
+
+    fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Machine>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
