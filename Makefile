@@ -51,6 +51,11 @@ fix: ## Format and apply the fixes that the lints offer
 	$(CARGO) fmt --all
 	@if command -v npx >/dev/null; then cd proto && $(BUF) format --write; fi
 
+.PHONY: sim
+sim: ## Run the simulation for SEEDS=200 seeds; ARGS="--seed 17 --history" shows one
+	$(CARGO) build --release -p sagamesh-simulation --features clock --bin sim
+	@$(TARGET)/release/sim --seeds $(or $(SEEDS),200) $(ARGS)
+
 .PHONY: bench
 bench: ## Measure sagas per second, latency and memory, on the binaries as shipped
 	$(CARGO) build --profile dist --workspace --bins

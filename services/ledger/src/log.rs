@@ -1,7 +1,7 @@
 //! The log as followers see it: recent events from memory, older ones from storage.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -17,6 +17,8 @@ pub(crate) struct Log {
     store: Arc<dyn Store>,
     tail: Mutex<Tail>,
     head: watch::Sender<u64>,
+    /// A channel for each follower: the receivers of one are woken in no certain order, and a simulation must run the same way twice.
+    followers: Mutex<Vec<watch::Sender<u64>>>,
 }
 
 #[derive(Default)]
@@ -31,6 +33,7 @@ impl Log {
             store,
             tail: Mutex::default(),
             head: watch::Sender::new(head),
+            followers: Mutex::default(),
         }
     }
 
@@ -45,7 +48,11 @@ impl Log {
 
     /// Changes when the head does.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.head.subscribe()
+        let mut followers = self.followers();
+        followers.retain(|follower| follower.receiver_count() > 0);
+        let (follower, changes) = watch::channel(self.head());
+        followers.push(follower);
+        changes
     }
 
     /// Events that were just committed. A gap before them (another writer) empties the tail.
@@ -76,11 +83,16 @@ impl Log {
 
     /// Another writer has got as far as this.
     pub(crate) fn advance(&self, head: u64) {
-        self.head.send_if_modified(|known| {
-            let newer = head > *known;
-            *known = head.max(*known);
-            newer
-        });
+        raise(&self.head, head);
+        for follower in &*self.followers() {
+            raise(follower, head);
+        }
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<watch::Sender<u64>>> {
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Up to `limit` events after a position; empty when there are none yet.
@@ -101,6 +113,14 @@ impl Log {
         let skip = usize::try_from((after + 1).checked_sub(oldest)?).ok()?;
         (skip < tail.events.len()).then(|| tail.events.range(skip..).take(limit).cloned().collect())
     }
+}
+
+fn raise(known: &watch::Sender<u64>, head: u64) {
+    known.send_if_modified(|known| {
+        let newer = head > *known;
+        *known = head.max(*known);
+        newer
+    });
 }
 
 fn weight(event: &Recorded) -> usize {

@@ -18,8 +18,8 @@ mod at_once;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
-use tokio::sync::OwnedMutexGuard;
+use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::Error;
 use crate::store::sqlite::Writer;
@@ -180,8 +180,8 @@ pub struct Sql(pub(crate) Pool);
 #[derive(Clone)]
 pub(crate) enum Pool {
     Sqlite(SqlitePool),
-    /// The same, for a simulation: see [`at_once()`].
-    AtOnce(SqlitePool),
+    /// One connection of a simulation: see [`at_once()`]. A pool takes its connections back in tasks, which could not run meanwhile.
+    AtOnce(Arc<Mutex<SqliteConnection>>),
     Postgres(PgPool),
 }
 
@@ -207,9 +207,10 @@ impl Sql {
                     .await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
-            Pool::AtOnce(pool) => {
+            Pool::AtOnce(connection) => {
                 let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
-                let rows = at_once(true, query.fetch_all(pool)).await?;
+                let mut connection = connection.lock().await;
+                let rows = at_once(true, query.fetch_all(&mut *connection)).await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
             Pool::Postgres(pool) => {
@@ -234,9 +235,10 @@ impl Sql {
                     .await?;
                 Ok(row.map(Row::Sqlite))
             }
-            Pool::AtOnce(pool) => {
+            Pool::AtOnce(connection) => {
                 let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
-                let row = at_once(true, query.fetch_optional(pool)).await?;
+                let mut connection = connection.lock().await;
+                let row = at_once(true, query.fetch_optional(&mut *connection)).await?;
                 Ok(row.map(Row::Sqlite))
             }
             Pool::Postgres(pool) => {

@@ -9,7 +9,7 @@ use coordinator::decider::Decide;
 use coordinator::saga;
 
 /// What is wrong on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Bug {
     /// Participants act without the barrier.
     NoBarrier,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ledger::Recorded;
+use payments::domain::Operation;
 use sagamesh_api::saga::v1::Direction;
 use tokio::time::Instant;
 
@@ -45,6 +46,20 @@ pub enum What {
     Acknowledged {
         /// The saga.
         saga: String,
+    },
+    /// A customer was told that an order was taken.
+    Ordered {
+        /// The order.
+        order: String,
+    },
+    /// The bank did something for the first time.
+    Banked {
+        /// The payment, which is named as the order.
+        payment: String,
+        /// What.
+        operation: Operation,
+        /// Whether it said yes.
+        approved: bool,
     },
     /// A watcher saw an event of a saga.
     Watched {
@@ -116,6 +131,12 @@ impl fmt::Display for Entry {
             What::Delivered(told) => write!(f, "delivered {told}"),
             What::Answered(told, how) => write!(f, "answered {told} {how}"),
             What::Acknowledged { saga } => write!(f, "acknowledged {saga}"),
+            What::Ordered { order } => write!(f, "ordered {order}"),
+            What::Banked {
+                payment,
+                operation,
+                approved,
+            } => write!(f, "bank: {operation:?} {payment}: {approved}"),
             What::Watched {
                 watcher,
                 saga,

@@ -15,6 +15,7 @@ pub mod audit;
 pub mod bugs;
 pub mod clients;
 pub mod clock;
+pub mod customers;
 pub mod dice;
 pub mod disk;
 pub mod faults;

@@ -181,6 +181,9 @@ impl Network {
     }
 
     async fn connect(&self, from: &str, incarnation: u64, to: &str) -> io::Result<BoxIo> {
+        if !self.is(from, incarnation) {
+            return Err(io::ErrorKind::NetworkDown.into());
+        }
         tokio::time::sleep(self.delay(from) + self.delay(to)).await;
         loop {
             let changed = self.0.changed.notified();

@@ -3,6 +3,7 @@
 pub mod coordinator;
 pub mod effects;
 pub mod participant;
+pub mod shop;
 
 use std::net::SocketAddr;
 
@@ -16,8 +17,14 @@ use crate::world::Life;
 pub enum Program {
     /// The coordinator.
     Coordinator(Box<Options>),
-    /// A participant that does and undoes things behind the barrier.
-    Participant,
+    /// A participant that does and undoes things behind the barrier, with the names of its actions.
+    Participant(&'static [&'static str]),
+    /// The orders service.
+    Orders,
+    /// The inventory service.
+    Inventory,
+    /// The payments service, and the bank that it calls.
+    Payments(shop::Bank),
 }
 
 /// Runs a process until it ends.
@@ -27,7 +34,10 @@ pub enum Program {
 pub async fn run(program: Program, life: Life) -> anyhow::Result<()> {
     match program {
         Program::Coordinator(options) => coordinator::run(life, *options).await,
-        Program::Participant => participant::run(life).await,
+        Program::Participant(actions) => participant::run(life, actions).await,
+        Program::Orders => shop::orders(life).await,
+        Program::Inventory => shop::inventory(life).await,
+        Program::Payments(bank) => shop::payments(life, bank).await,
     }
 }
 

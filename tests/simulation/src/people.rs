@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use participant::Direction;
+use participant::barrier::RecordedOutcome;
 use sagamesh_api::saga::v1::operator_service_client::OperatorServiceClient;
 use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use sagamesh_api::saga::v1::{
@@ -11,9 +13,12 @@ use sagamesh_api::saga::v1::{
 
 use crate::dice::Dice;
 use crate::history::What;
+use crate::truth;
 use crate::world::{COORDINATOR, World};
 
 const OPERATOR: &str = "operator";
+/// Steps that are points of no return.
+const PIVOTS: [&str; 3] = ["pivot", "capture-payment", "refund-payment"];
 
 /// An operator at work until the simulation ends.
 pub async fn operate(world: Arc<World>) {
@@ -68,12 +73,25 @@ async fn act(world: &World, dice: &Dice, operators: &Operators, saga: &Saga) {
     }
 }
 
-/// Mostly another try. A skip or a ruling where it is true, or where it is allowed to be wrong: what is skipped is listed as left over.
+/// A ruling where the participants' records say what is true; otherwise mostly another try. What is skipped needs no reason.
 fn choose(world: &World, dice: &Dice, saga: &Saga, step: &str) -> OperatorAction {
-    let done = crate::truth::was_done(world, &saga.saga_id, step);
-    match dice.below(10) {
-        0 | 1 if saga.aborted.is_some() || step.starts_with('r') => OperatorAction::Skip,
-        2..4 if saga.aborted.is_none() && done => OperatorAction::ResolveSucceeded,
+    let undoing = saga.aborted.is_some();
+    let direction = match undoing {
+        true => Direction::Compensation,
+        false => Direction::Action,
+    };
+    let pivot = PIVOTS.contains(&step);
+    // In the shop nothing is given up: what operators skip, customers pay for.
+    let may_skip = world.setup.orders == 0;
+    match truth::recorded(world, &saga.saga_id, step, direction) {
+        Some(RecordedOutcome::Success(_)) if dice.happens(500) => OperatorAction::ResolveSucceeded,
+        Some(RecordedOutcome::Rejected(_) | RecordedOutcome::Void) if pivot => {
+            OperatorAction::ResolveRejected
+        }
+        Some(RecordedOutcome::Rejected(_) | RecordedOutcome::Void) if may_skip => {
+            OperatorAction::Skip
+        }
+        _ if may_skip && !pivot && dice.happens(200) => OperatorAction::Skip,
         _ => OperatorAction::Retry,
     }
 }
@@ -88,9 +106,8 @@ async fn pause(world: &Arc<World>, dice: &Dice, operators: &Operators) {
         operator: OPERATOR.to_owned(),
         reason: "to have a look".to_owned(),
     };
-    if operators.clone().pause_participant(request).await.is_err() {
-        return;
-    }
+    // Without an answer it may be paused all the same.
+    drop(operators.clone().pause_participant(request).await);
     world.fault(format!("{name} is paused"));
     tokio::time::sleep(dice.millis(500, 10_000)).await;
     loop {

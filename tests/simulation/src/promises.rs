@@ -10,6 +10,7 @@ mod p06_barrier;
 mod p07_tokens;
 mod p08_care;
 mod p09_watchers;
+mod p10_books;
 
 use std::fmt;
 
@@ -36,7 +37,7 @@ impl fmt::Display for Violation {
 type Check = fn(&Facts<'_>, &mut dyn FnMut(String));
 
 /// The checks, with the numbers of their promises.
-const CHECKS: [(u8, Check); 9] = [
+const CHECKS: [(u8, Check); 10] = [
     (1, p01_starts::check),
     (2, p02_endings::check),
     (3, p03_abort::check),
@@ -46,11 +47,12 @@ const CHECKS: [(u8, Check); 9] = [
     (7, p07_tokens::check),
     (8, p08_care::check),
     (9, p09_watchers::check),
+    (10, p10_books::check),
 ];
 
 /// Checks a whole history.
-pub fn check(_setup: &Setup, history: &[Entry]) -> Vec<Violation> {
-    let facts = Facts::of(history);
+pub fn check(setup: &Setup, history: &[Entry]) -> Vec<Violation> {
+    let facts = Facts::of(setup, history);
     let mut violations = Vec::new();
     for entry in history {
         if let What::Broken(text) = &entry.what {

@@ -10,7 +10,10 @@ use crate::audit::Audit;
 use crate::clients::Clients;
 use crate::dice::{Dice, fnv};
 use crate::history::{Entry, What};
+use crate::customers::Customers;
 use crate::nodes::Program;
+use crate::nodes::participant::{ACTIONS, MAILS};
+use crate::nodes::shop::Bank;
 use crate::promises::{self, Violation};
 use crate::setup::Setup;
 use crate::world::{COORDINATOR, World};
@@ -81,23 +84,35 @@ pub fn run(seed: u64, setup: &Setup) -> Report {
 
 async fn play(seed: u64, setup: Setup) -> (Arc<World>, Audit) {
     let world = World::new(seed, setup);
+    let shop = ["orders", "inventory", "payments"].map(str::to_owned);
     let options = Options {
-        participants: world.setup.participants.clone(),
+        participants: world.setup.participants.iter().cloned().chain(shop).collect(),
         heartbeat_interval: Duration::from_secs(2),
         breaker_recovery: Duration::from_secs(5),
         ..Options::default()
     };
     world.add(COORDINATOR, Program::Coordinator(Box::new(options)));
+    let with_shop = world.setup.orders > 0;
+    let actions = if with_shop { MAILS } else { ACTIONS };
     for name in &world.setup.participants {
-        world.add(name, Program::Participant);
+        world.add(name, Program::Participant(actions));
+    }
+    if with_shop {
+        let bank = Bank::new(&world);
+        world.add("orders", Program::Orders);
+        world.add("inventory", Program::Inventory);
+        world.add("payments", Program::Payments(bank));
     }
     let clients = Clients::new(&world);
     let audit = Audit::default();
     tokio::spawn(audit.clone().run(Arc::clone(&world)));
     tokio::spawn(people::operate(Arc::clone(&world)));
-    let names = define(&world, &clients).await;
+    let names = match world.setup.sagas {
+        0 => Vec::new(),
+        _ => define(&world, &clients).await,
+    };
     tokio::spawn(faults::inject(Arc::clone(&world)));
-    if world.setup.faults.people {
+    if world.setup.faults.people && !names.is_empty() {
         tokio::spawn(clients.clone().upgrade(names.clone()));
     }
     let dice = Dice::named(seed, "starts");
@@ -107,13 +122,18 @@ async fn play(seed: u64, setup: Setup) -> (Arc<World>, Audit) {
         let after = dice.millis(0, chaos * 3 / 4);
         tokio::spawn(clients.clone().saga(number, definition, after));
     }
+    let customers = Customers::new(&world);
+    for number in 0..world.setup.orders {
+        let after = dice.millis(2_000, chaos * 3 / 4);
+        tokio::spawn(customers.clone().order(number, after));
+    }
     tokio::time::sleep(world.setup.chaos).await;
     world.calm_down();
     let sagas = usize::try_from(world.setup.sagas).unwrap_or(usize::MAX);
     for _ in 0..PATIENCE {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (known, open) = audit.count(&world);
-        if known >= sagas && open == 0 {
+        if known >= sagas && open == 0 && customers.are_served() {
             break;
         }
     }

@@ -11,6 +11,8 @@ pub struct Setup {
     pub participants: Vec<String>,
     /// How many sagas clients start.
     pub sagas: u64,
+    /// How many orders clients place; with any, the shop's services run.
+    pub orders: u64,
     /// How long faults are injected.
     pub chaos: Duration,
     /// Which faults.
@@ -70,11 +72,32 @@ pub struct Stop {
     pub at: u64,
 }
 
+impl Setup {
+    /// What the simulation of a seed consists of: every third has the shop.
+    pub fn of_seed(seed: u64) -> Self {
+        match seed % 3 {
+            0 => Self::shop(),
+            _ => Self::default(),
+        }
+    }
+
+    /// The shop's own services, and a participant for the mails that it sends.
+    pub fn shop() -> Self {
+        Self {
+            participants: vec!["notifications".to_owned()],
+            sagas: 0,
+            orders: 20,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Setup {
     fn default() -> Self {
         Self {
             participants: ["alpha", "beta"].map(str::to_owned).to_vec(),
             sagas: 25,
+            orders: 0,
             chaos: Duration::from_secs(60),
             faults: Faults::ALL,
             bug: None,

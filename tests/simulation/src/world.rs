@@ -1,6 +1,6 @@
 //! The simulated world: machines that run real processes, and everything around them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub struct World {
     machines: Mutex<BTreeMap<String, Machine>>,
     /// Databases of participants, as they are open now.
     effects: Mutex<BTreeMap<String, Ledger<Effects>>>,
+    /// Tokens of commands that were answered with "nothing was done, nor will be".
+    void: Mutex<BTreeSet<u64>>,
     calm: AtomicBool,
     faults: AtomicU64,
     me: OnceLock<Weak<World>>,
@@ -140,6 +142,7 @@ impl World {
             started,
             machines: Mutex::default(),
             effects: Mutex::default(),
+            void: Mutex::default(),
             calm: AtomicBool::new(false),
             faults: AtomicU64::new(0),
             me: OnceLock::new(),
@@ -355,10 +358,14 @@ impl World {
     }
 
     /// The same command comes to a participant once more, after a time, in whatever life the machine is by then.
-    pub fn again(self: &Arc<Self>, name: &str, work: Command, later: Duration) {
+    pub fn again(self: &Arc<Self>, name: &str, token: u64, work: Command, later: Duration) {
         let (world, name) = (Arc::clone(self), name.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(later).await;
+            // A transient failure is a promise that this command will never take effect: who keeps commands in a queue must drop it there.
+            if world.void().contains(&token) {
+                return;
+            }
             let ledger = {
                 let all = world.effects.lock();
                 let all = all.unwrap_or_else(PoisonError::into_inner);
@@ -369,6 +376,15 @@ impl World {
                 drop(ledger.execute(work).await);
             }
         });
+    }
+
+    /// A command was answered with a transient failure.
+    pub fn failed(&self, token: u64) {
+        self.void().insert(token);
+    }
+
+    fn void(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.void.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Machine>> {

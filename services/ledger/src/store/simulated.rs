@@ -13,7 +13,7 @@ use super::sqlite::SqliteStore;
 use super::{
     AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, Prune, Pruned, SnapshotRow, Store,
 };
-use crate::sql::{Connection, Pool, Sql, Tx, at_once};
+use crate::sql::{Connection, Sql, Tx, at_once};
 use crate::{Error, Recorded, StreamId, params};
 
 pub use script::{DiskScript, Fate, Fault};
@@ -30,7 +30,7 @@ struct Shared {
     state: Mutex<Disk>,
     /// False while syncs are held.
     syncing: watch::Sender<bool>,
-    tables: tokio::sync::OnceCell<Arc<SqliteStore>>,
+    tables: tokio::sync::OnceCell<(Arc<SqliteStore>, Sql)>,
     file: PathBuf,
     /// Decides and sees what happens, in a simulation.
     script: Option<Arc<dyn DiskScript>>,
@@ -154,18 +154,31 @@ impl SimulatedDisk {
         disk.log.iter().map(|(event, _)| event.clone()).collect()
     }
 
+    /// An inbox row, if it is there.
+    pub fn inbox_row(&self, key: &str) -> Option<Vec<u8>> {
+        let disk = self.lock();
+        disk.inbox.get(key).map(|(value, _)| value.to_vec())
+    }
+
     pub(crate) async fn open(&self) -> Result<SimulatedStore, Error> {
         let tables = self
             .disk
             .tables
             .get_or_try_init(|| async {
+                let on_the_spot = self.disk.script.is_some();
                 let open = SqliteStore::open(&self.disk.file);
-                at_once(self.disk.script.is_some(), open).await.map(Arc::new)
+                let store = at_once(on_the_spot, open).await?;
+                let reader = match on_the_spot {
+                    true => at_once(true, store.reader_at_once()).await?,
+                    false => store.reader(),
+                };
+                Ok::<_, Error>((Arc::new(store), reader))
             })
             .await?;
         Ok(SimulatedStore {
             disk: self.clone(),
-            tables: Arc::clone(tables),
+            tables: Arc::clone(&tables.0),
+            reader: tables.1.clone(),
             life: self.lock().life,
         })
     }
@@ -276,6 +289,7 @@ impl Disk {
 pub(crate) struct SimulatedStore {
     disk: SimulatedDisk,
     tables: Arc<SqliteStore>,
+    reader: Sql,
     life: u64,
 }
 
@@ -505,10 +519,7 @@ impl Store for SimulatedStore {
     }
 
     fn reader(&self) -> Sql {
-        match self.tables.reader() {
-            Sql(Pool::Sqlite(pool)) if self.script().is_some() => Sql(Pool::AtOnce(pool)),
-            reader => reader,
-        }
+        self.reader.clone()
     }
 
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {

@@ -123,6 +123,12 @@ impl SqliteStore {
         })
     }
 
+    /// A reader with one connection of its own, for a simulation.
+    pub(crate) async fn reader_at_once(&self) -> Result<Sql, Error> {
+        let connection = self.queries.connect_options().connect().await?;
+        Ok(Sql(Pool::AtOnce(Arc::new(Mutex::new(connection)))))
+    }
+
     /// Takes the writer, with no transaction open and full durability.
     async fn writer(&self) -> Result<OwnedMutexGuard<Writer>, Error> {
         let mut writer = Arc::clone(&self.writer).lock_owned().await;

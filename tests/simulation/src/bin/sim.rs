@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
+use sagamesh_simulation::bugs::Bug;
 use sagamesh_simulation::{Report, Setup, run};
 
 #[derive(Debug, Parser)]
@@ -25,6 +26,9 @@ struct Args {
     /// How many seeds are run twice, to see that both runs are the same.
     #[arg(long, default_value_t = 10)]
     twice: u64,
+    /// Plant a bug, to see what is found.
+    #[arg(long)]
+    bug: Option<Bug>,
     /// How many run side by side.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -32,7 +36,10 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let setup = Setup::default();
+    let setup = |seed| Setup {
+        bug: args.bug,
+        ..Setup::of_seed(seed)
+    };
     let seeds = match args.seed {
         Some(seed) => seed..seed + 1,
         None => args.first..args.first.saturating_add(args.seeds),
@@ -47,6 +54,7 @@ fn main() -> ExitCode {
                     if seed >= seeds.end {
                         return;
                     }
+                    let setup = setup(seed);
                     let report = run(seed, &setup);
                     let again = seed - seeds.start < args.twice;
                     let violations = show(&report, again.then(|| run(seed, &setup)), args.history);
@@ -81,6 +89,7 @@ fn show(report: &Report, again: Option<Report>, history: bool) -> usize {
         wrong += 1;
         println!("seed {}: the second run was another one", report.seed);
         let first = report.history.iter().zip(&again.history);
+        // The first place where they part says more than anything else.
         if let Some((one, other)) = first
             .map(|(one, other)| (one.to_string(), other.to_string()))
             .find(|(one, other)| one != other)

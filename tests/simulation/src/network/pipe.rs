@@ -166,8 +166,14 @@ impl AsyncWrite for End {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if let Some(call) = this.network.0.on_send.get() {
+        // What a machine that lost power still tries to send is nothing, and moves no dice.
+        if this.send.flow().fate == Fate::Whole
+            && let Some(call) = this.network.0.on_send.get()
+        {
             call(&this.host);
+        }
+        if this.send.flow().fate == Fate::Broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let due = (Instant::now() + this.network.delay(&this.host)).max(this.last);
         let mut flow = this.send.flow();

@@ -14,11 +14,16 @@ use crate::history::{Told, What};
 use crate::moods::Mood;
 use crate::world::{COORDINATOR, Life};
 
-/// Actions that participants handle. Compensations are called `undo`.
-pub const ACTIONS: [&str; 2] = ["do", "go"];
+/// Actions of random definitions. Compensations are called `undo`.
+pub const ACTIONS: &[&str] = &["do", "go"];
+/// What the shop asks of notifications.
+pub const MAILS: &[&str] = &[
+    "notifications.SendConfirmation",
+    "notifications.SendRefundNotice",
+];
 
 /// Runs it.
-pub(super) async fn run(life: Life) -> Result<()> {
+pub(super) async fn run(life: Life, actions: &[&str]) -> Result<()> {
     let tasks = Tasks::new();
     life.adopt(&tasks);
     let bug = life.world.setup.bug;
@@ -45,8 +50,8 @@ pub(super) async fn run(life: Life) -> Result<()> {
     let mut builder = Participant::builder(&life.machine, url(), &life.env)
         .instance(instance)
         .concurrency(4);
-    for action in ACTIONS {
-        builder = builder.action(action, hands.clone().handler());
+    for action in actions {
+        builder = builder.action(*action, hands.clone().handler());
     }
     builder
         .compensation("undo", hands.handler())
@@ -81,6 +86,9 @@ impl Hands {
             direction: command.direction,
             token: command.lease_token,
         };
+        if !self.life.is_current() {
+            return Outcome::unknown("NO_POWER", "the machine is down");
+        }
         self.life.note(What::Delivered(told.clone()));
         let mood = Mood::of(&self.life.world, &told);
         let work = Command {
@@ -90,7 +98,7 @@ impl Hands {
         let world = &self.life.world;
         if let Some(later) = mood.again {
             world.fault(format!("{told} comes again after {later:?}"));
-            world.again(&self.life.machine, work.clone(), later);
+            world.again(&self.life.machine, told.token, work.clone(), later);
         }
         if world.setup.bug == Some(Bug::AnswerBeforeCommit) {
             let (ledger, late) = (self.ledger.clone(), work.clone());
@@ -103,6 +111,9 @@ impl Hands {
         pause(mood.before).await;
         let outcome = outcome_of(self.ledger.execute(work).await)
             .unwrap_or_else(|damaged| Outcome::unknown("DAMAGED", damaged));
+        if matches!(outcome, Outcome::Transient(_)) {
+            self.life.world.failed(told.token);
+        }
         pause(mood.after).await;
         let outcome = if mood.forgets {
             Outcome::unknown("FORGOTTEN", "whether it was done is not known")

@@ -9,11 +9,13 @@ use sagamesh_api::saga::v1::{
 
 use crate::history::{Entry, What};
 use crate::nodes::effects::{DONE, UNDONE, step_of};
+use crate::setup::Setup;
 use crate::truth::saga_event;
 use crate::world::COORDINATOR;
 
 /// See the module's documentation. Moments are indices into the history.
 pub(super) struct Facts<'a> {
+    setup: &'a Setup,
     pub(super) history: &'a [Entry],
     pub(super) sagas: BTreeMap<String, Saga>,
     pub(super) effects: BTreeMap<(String, String), Vec<(usize, Direction)>>,
@@ -37,8 +39,9 @@ pub(super) struct Record {
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn of(history: &'a [Entry]) -> Self {
+    pub(super) fn of(setup: &'a Setup, history: &'a [Entry]) -> Self {
         let mut facts = Self {
+            setup,
             history,
             sagas: BTreeMap::new(),
             effects: BTreeMap::new(),
@@ -111,6 +114,14 @@ impl<'a> Facts<'a> {
             .map(|(at, _)| *at)
     }
 
+    /// Whether a step is done by a participant whose effects and answers are seen.
+    pub(super) fn is_seen(&self, step: &Step) -> bool {
+        match &step.kind {
+            Some(StepKind::Call(call)) => self.setup.participants.contains(&call.participant),
+            _ => false,
+        }
+    }
+
     /// Effects of a step, in order.
     pub(super) fn effects_of(&self, saga: &str, step: &str) -> &[(usize, Direction)] {
         self.effects
@@ -160,9 +171,4 @@ impl Saga {
             _ => false,
         })
     }
-}
-
-/// Whether a step is done by a participant.
-pub(super) fn is_call(step: &Step) -> bool {
-    matches!(step.kind, Some(StepKind::Call(_)))
 }

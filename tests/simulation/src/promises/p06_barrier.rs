@@ -3,7 +3,7 @@
 
 use sagamesh_api::saga::v1::{Direction, Phase, SagaState, transition::Kind};
 
-use super::facts::{Facts, Saga, is_call};
+use super::facts::{Facts, Saga};
 
 pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
     for ((saga, step), effects) in &facts.effects {
@@ -28,7 +28,7 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
 }
 
 fn completed(facts: &Facts<'_>, id: &str, saga: &Saga, violated: &mut dyn FnMut(String)) {
-    for step in saga.definition.steps.iter().filter(|step| is_call(step)) {
+    for step in saga.definition.steps.iter().filter(|step| facts.is_seen(step)) {
         let effects = facts.effects_of(id, &step.name);
         if saga.ruled_on(&step.name) {
             continue;

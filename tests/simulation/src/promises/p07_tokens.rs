@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sagamesh_api::saga::v1::{Direction, transition::Kind};
 
-use super::facts::{Facts, is_call};
+use super::facts::Facts;
 use crate::history::What;
 
 pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
@@ -23,7 +23,7 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
         let mut newest: BTreeMap<(&str, Direction), u64> = BTreeMap::new();
         let calls = |name: &str| {
             let mut steps = saga.definition.steps.iter();
-            steps.any(|step| step.name == name && is_call(step))
+            steps.any(|step| step.name == name && facts.is_seen(step))
         };
         for (record, kind) in saga.transitions() {
             let (step, direction, how) = match kind {
