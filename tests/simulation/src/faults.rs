@@ -19,7 +19,11 @@ pub async fn inject(world: Arc<World>) {
             return;
         };
         let faults = world.setup.faults;
-        match dice.below(10) {
+        match dice.below(11) {
+            10 if faults.crashes => {
+                world.fault(format!("{machine} is told to stop"));
+                world.drain(&machine);
+            }
             0..3 if faults.crashes => crash(&world, &dice, &machine),
             3..6 if faults.network => network(&world, &dice, &machine),
             6 if faults.network => {

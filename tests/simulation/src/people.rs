@@ -17,6 +17,8 @@ use crate::truth;
 use crate::world::{COORDINATOR, World};
 
 const OPERATOR: &str = "operator";
+/// Steps that send mails.
+const MAILS: [&str; 2] = ["send-confirmation", "notify-refund"];
 /// Steps that are points of no return.
 const PIVOTS: [&str; 3] = ["pivot", "capture-payment", "refund-payment"];
 
@@ -81,8 +83,8 @@ fn choose(world: &World, dice: &Dice, saga: &Saga, step: &str) -> OperatorAction
         false => Direction::Action,
     };
     let pivot = PIVOTS.contains(&step);
-    // In the shop nothing is given up: what operators skip, customers pay for.
-    let may_skip = world.setup.orders == 0;
+    // In the shop nothing is given up but a mail: what operators skip, customers pay for.
+    let may_skip = world.setup.orders == 0 || MAILS.contains(&step);
     match truth::recorded(world, &saga.saga_id, step, direction) {
         Some(RecordedOutcome::Success(_)) if dice.happens(500) => OperatorAction::ResolveSucceeded,
         Some(RecordedOutcome::Rejected(_) | RecordedOutcome::Void) if pivot => {

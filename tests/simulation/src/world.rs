@@ -220,7 +220,8 @@ impl World {
                 return;
             }
             // A process that gave up, as it may when its disk fails: somebody starts it again.
-            world.history.add(What::Note(format!("{name} ended: {ended:?}")));
+            let how = ended.map_or_else(|error| format!("{error:#}"), |()| "well".to_owned());
+            world.history.add(What::Note(format!("{name} ended: {how}")));
             world.crash(&name, false);
             tokio::time::sleep(Duration::from_secs(1)).await;
             world.start(&name);
@@ -244,6 +245,14 @@ impl World {
         disk.crash();
         self.network.down(name, silently);
         tasks.iter().for_each(end);
+    }
+
+    /// The process on a machine is told to stop. It is started again when it has.
+    pub fn drain(&self, name: &str) {
+        let machines = self.machines();
+        let tasks = machines.get(name).map(|machine| machine.tasks.clone());
+        drop(machines);
+        tasks.iter().flatten().for_each(Tasks::begin_drain);
     }
 
     /// A machine reaches a point, which may be its last.

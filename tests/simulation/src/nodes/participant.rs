@@ -56,7 +56,11 @@ pub(super) async fn run(life: Life, actions: &[&str]) -> Result<()> {
     builder
         .compensation("undo", hands.handler())
         .run(&tasks)?;
-    tasks.token().cancelled().await;
+    tasks.draining().cancelled().await;
+    // What is under way may end; a machine that lost power does not wait for it.
+    let grace = tokio::time::sleep(Duration::from_secs(6));
+    tasks.token().run_until_cancelled(grace).await;
+    tasks.token().cancel();
     Ok(())
 }
 
