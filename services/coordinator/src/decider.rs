@@ -37,8 +37,7 @@ pub struct Coordinator {
 }
 
 /// A function that decides about a saga, as [`saga::decide`] does: the state, a command, the time and a seed.
-pub type Decide =
-    fn(&SagaState, &saga::Command, i64, u64) -> Result<Vec<Transition>, Refusal>;
+pub type Decide = fn(&SagaState, &saga::Command, i64, u64) -> Result<Vec<Transition>, Refusal>;
 
 /// The state of a stream, by its kind.
 #[derive(Debug)]

@@ -297,8 +297,7 @@ impl Tx {
         Ok(match &mut self.0 {
             Connection::Sqlite(writer) => {
                 let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
-                let rows =
-                    at_once(writer.at_once, query.fetch_all(&mut writer.connection)).await?;
+                let rows = at_once(writer.at_once, query.fetch_all(&mut writer.connection)).await?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
             Connection::Postgres(tx) => {

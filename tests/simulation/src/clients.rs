@@ -113,7 +113,9 @@ impl Clients {
             let from = dice.millis(0, 5_000);
             tokio::spawn(async move {
                 tokio::time::sleep(from).await;
-                clients.watch(usize::try_from(watcher).unwrap_or(0), saga).await;
+                clients
+                    .watch(usize::try_from(watcher).unwrap_or(0), saga)
+                    .await;
             });
         }
         loop {

@@ -79,7 +79,9 @@ fn network(world: &Arc<World>, dice: &Dice, machine: &str) {
         return;
     }
     let both = dice.happens(500);
-    world.fault(format!("{machine} -> {other} is cut for {time:?} (both ways: {both})"));
+    world.fault(format!(
+        "{machine} -> {other} is cut for {time:?} (both ways: {both})"
+    ));
     world.network.cut(machine, &other);
     if both {
         world.network.cut(&other, machine);

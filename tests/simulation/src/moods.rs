@@ -54,8 +54,10 @@ impl Mood {
             42..45 if undoing => mood.says = Outcome::rejected("NO", "it cannot be undone"),
             _ => {}
         }
-        if dice.happens(60) {
-            mood.again = Some(dice.millis(0, 40_000));
+        // What hangs in one queue often waits in another as well.
+        let slow = mood.before > Duration::from_millis(500);
+        if dice.happens(if slow { 500 } else { 60 }) {
+            mood.again = Some(dice.millis(0, if slow { 8_000 } else { 40_000 }));
         }
         mood
     }

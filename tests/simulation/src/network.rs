@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use chassis::env::{BoxIo, Connector};
 use chassis::Listener;
+use chassis::env::{BoxIo, Connector};
 use http::Uri;
 use tokio::sync::{Notify, mpsc};
 

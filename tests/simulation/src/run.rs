@@ -8,9 +8,9 @@ use coordinator::Options;
 
 use crate::audit::Audit;
 use crate::clients::Clients;
+use crate::customers::Customers;
 use crate::dice::{Dice, fnv};
 use crate::history::{Entry, What};
-use crate::customers::Customers;
 use crate::nodes::Program;
 use crate::nodes::participant::{ACTIONS, MAILS};
 use crate::nodes::shop::Bank;
@@ -20,7 +20,7 @@ use crate::world::{COORDINATOR, World};
 use crate::{faults, graphs, people};
 
 /// How long everything may take to come to rest once faults have ended. Simulated time costs little.
-const PATIENCE: u64 = 1_800;
+const PATIENCE: u64 = 600;
 /// What may still come after that: commands that come again.
 const LATE: Duration = Duration::from_secs(45);
 /// How many definitions there are.
@@ -49,7 +49,10 @@ pub struct Report {
 ///
 /// # Panics
 /// If no runtime can be made.
-#[expect(clippy::expect_used, reason = "without a runtime there is nothing to do")]
+#[expect(
+    clippy::expect_used,
+    reason = "without a runtime there is nothing to do"
+)]
 pub fn run(seed: u64, setup: &Setup) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -67,7 +70,11 @@ pub fn run(seed: u64, setup: &Setup) -> Report {
     drop((audit, world));
     drop(runtime);
     let mut violations = promises::check(&setup, &history);
-    violations.extend(panics().into_iter().map(|text| Violation { promise: 0, text }));
+    violations.extend(
+        panics()
+            .into_iter()
+            .map(|text| Violation { promise: 0, text }),
+    );
     let trace = history.iter().fold(network, |hash, entry| {
         fnv(hash, entry.to_string().as_bytes())
     });
@@ -86,7 +93,13 @@ async fn play(seed: u64, setup: Setup) -> (Arc<World>, Audit) {
     let world = World::new(seed, setup);
     let shop = ["orders", "inventory", "payments"].map(str::to_owned);
     let options = Options {
-        participants: world.setup.participants.iter().cloned().chain(shop).collect(),
+        participants: world
+            .setup
+            .participants
+            .iter()
+            .cloned()
+            .chain(shop)
+            .collect(),
         heartbeat_interval: Duration::from_secs(2),
         breaker_recovery: Duration::from_secs(5),
         ..Options::default()

@@ -213,15 +213,20 @@ impl World {
         self.network.up(name, life.incarnation);
         self.history.add(What::Note(format!("{name} starts")));
         tokio::spawn(async move {
-            let (world, name, incarnation) =
-                (Arc::clone(&life.world), life.machine.clone(), life.incarnation);
+            let (world, name, incarnation) = (
+                Arc::clone(&life.world),
+                life.machine.clone(),
+                life.incarnation,
+            );
             let ended = nodes::run(program, life).await;
             if !world.network.is(&name, incarnation) {
                 return;
             }
             // A process that gave up, as it may when its disk fails: somebody starts it again.
             let how = ended.map_or_else(|error| format!("{error:#}"), |()| "well".to_owned());
-            world.history.add(What::Note(format!("{name} ended: {how}")));
+            world
+                .history
+                .add(What::Note(format!("{name} ended: {how}")));
             world.crash(&name, false);
             tokio::time::sleep(Duration::from_secs(1)).await;
             world.start(&name);
@@ -349,9 +354,7 @@ impl World {
     /// A machine's clock.
     pub fn clock(&self, name: &str) -> Option<Arc<MachineClock>> {
         let machines = self.machines();
-        machines
-            .get(name)
-            .map(|machine| Arc::clone(&machine.clock))
+        machines.get(name).map(|machine| Arc::clone(&machine.clock))
     }
 
     /// The coordinator that is open on a machine.

@@ -13,7 +13,7 @@ fn first_violation(report: &Report) -> Option<String> {
 
 #[test]
 fn a_few_seeds_keep_every_promise_and_run_the_same_way_twice() {
-    for seed in 1..=6 {
+    for seed in 1..=4 {
         let setup = Setup::of_seed(seed);
         let report = run(seed, &setup);
         assert!(
@@ -22,12 +22,15 @@ fn a_few_seeds_keep_every_promise_and_run_the_same_way_twice() {
         );
         assert_eq!(first_violation(&report), None, "seed {seed}");
         let again = run(seed, &setup);
-        let mut both = report.history.iter().zip(&again.history);
+        let both = report.history.iter().zip(&again.history);
         let parted = both
-            .map_while(|(one, other)| Some((one.to_string(), other.to_string())))
+            .map(|(one, other)| (one.to_string(), other.to_string()))
             .find(|(one, other)| one != other);
         assert_eq!(parted, None, "seed {seed}: the second run was another one");
-        assert_eq!(report.trace, again.trace, "seed {seed}: the network differed");
+        assert_eq!(
+            report.trace, again.trace,
+            "seed {seed}: the network differed"
+        );
     }
 }
 
@@ -41,9 +44,10 @@ fn other_seeds_have_other_histories() {
 #[test]
 fn every_planted_bug_is_found() {
     const SEEDS: u64 = 300;
-    for (bug, promises) in Bug::ALL {
+    let look = |(bug, promises): (Bug, &'static [u8])| {
         let setup = Setup {
             bug: Some(bug),
+            sagas: 40,
             ..Setup::default()
         };
         let found = (1..=SEEDS).find_map(|seed| {
@@ -56,5 +60,10 @@ fn every_planted_bug_is_found() {
             panic!("{bug:?} was not found in {SEEDS} seeds");
         };
         println!("{bug:?}: seed {seed}: {violation}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for half in Bug::ALL.chunks(Bug::ALL.len().div_ceil(2)) {
+            scope.spawn(move || half.iter().copied().for_each(look));
+        }
+    });
 }

@@ -185,7 +185,10 @@ impl Hub {
     /// Follows a saga's newest durable version. The value is 0 until something is committed after this call.
     pub fn watch(&mut self, stream: &StreamId) -> watch::Receiver<u64> {
         let (sender, receiver) = watch::channel(0);
-        self.watchers.entry(stream.clone()).or_default().push(sender);
+        self.watchers
+            .entry(stream.clone())
+            .or_default()
+            .push(sender);
         receiver
     }
 

@@ -28,16 +28,16 @@ impl Meddler {
             Some(Bug::ForwardAfterAbort) if command.direction() == Direction::Compensation => {
                 before.cloned()
             }
-            Some(Bug::UndoAfterPivot) if command.step == "pivot" => {
-                before.filter(|action| action.step.starts_with('b')).map(|action| {
+            Some(Bug::UndoAfterPivot) if command.step == "pivot" => before
+                .filter(|action| action.step.starts_with('b'))
+                .map(|action| {
                     let mut undo = action.clone();
                     undo.set_direction(Direction::Compensation);
                     undo.action = "undo".to_owned();
                     undo.lease_token ^= 1;
                     undo.not_after_time = None;
                     undo
-                })
-            }
+                }),
             _ => None,
         };
         if command.direction() == Direction::Action {

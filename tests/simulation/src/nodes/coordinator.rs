@@ -31,8 +31,7 @@ pub(super) async fn run(life: Life, options: Options) -> Result<()> {
         options,
     };
     let bug = life.world.setup.bug;
-    let (engine, ledger) =
-        coordinator::open_deciding(&config, &process, bugs::decide(bug)).await?;
+    let (engine, ledger) = coordinator::open_deciding(&config, &process, bugs::decide(bug)).await?;
     life.note(What::Known {
         machine: life.machine.clone(),
         position: ledger.head(),

@@ -53,9 +53,7 @@ pub(super) async fn run(life: Life, actions: &[&str]) -> Result<()> {
     for action in actions {
         builder = builder.action(*action, hands.clone().handler());
     }
-    builder
-        .compensation("undo", hands.handler())
-        .run(&tasks)?;
+    builder.compensation("undo", hands.handler()).run(&tasks)?;
     tasks.draining().cancelled().await;
     // What is under way may end; a machine that lost power does not wait for it.
     let grace = tokio::time::sleep(Duration::from_secs(6));

@@ -136,7 +136,11 @@ impl Processor for Bank {
             let world = self.world.upgrade().ok_or_else(gone)?;
             let trouble = !world.is_calm() && world.setup.faults.participants;
             let dice = &world.hands;
-            let usual = if trouble && dice.happens(100) { 5_000 } else { 20 };
+            let usual = if trouble && dice.happens(100) {
+                5_000
+            } else {
+                20
+            };
             tokio::time::sleep(dice.millis(1, usual)).await;
             match dice.below(20) {
                 0 if trouble => Err(ProcessorError::Unavailable("closed".to_owned())),

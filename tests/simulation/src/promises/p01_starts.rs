@@ -10,7 +10,9 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
         };
         let first = facts.sagas.get(saga).and_then(|saga| saga.records.first());
         match first {
-            None => violated(format!("{saga} was acknowledged, and there is no such saga")),
+            None => violated(format!(
+                "{saga} was acknowledged, and there is no such saga"
+            )),
             Some(record) if record.at > at => {
                 violated(format!("{saga} was acknowledged before it was durable"));
             }

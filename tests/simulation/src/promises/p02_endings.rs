@@ -14,9 +14,9 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
         let aborted = saga
             .transitions()
             .any(|(_, kind)| matches!(kind, Kind::Aborted(_)));
-        let leftovers = saga.transitions().any(
-            |(_, kind)| matches!(kind, Kind::Ended(ended) if !ended.leftovers.is_empty()),
-        );
+        let leftovers = saga
+            .transitions()
+            .any(|(_, kind)| matches!(kind, Kind::Ended(ended) if !ended.leftovers.is_empty()));
         let fits = match state {
             SagaState::Completed => !aborted && !leftovers,
             SagaState::Compensated => aborted && !leftovers,

@@ -10,9 +10,14 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
         let count = |direction| effects.iter().filter(|(_, of)| *of == direction).count();
         let (done, undone) = (count(Direction::Action), count(Direction::Compensation));
         if done > 1 || undone > 1 {
-            violated(format!("{saga}/{step} was done {done} times and undone {undone} times"));
+            violated(format!(
+                "{saga}/{step} was done {done} times and undone {undone} times"
+            ));
         }
-        if effects.first().is_some_and(|(_, of)| *of == Direction::Compensation) {
+        if effects
+            .first()
+            .is_some_and(|(_, of)| *of == Direction::Compensation)
+        {
             violated(format!("{saga}/{step} was undone before it was done"));
         }
     }
@@ -28,13 +33,22 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
 }
 
 fn completed(facts: &Facts<'_>, id: &str, saga: &Saga, violated: &mut dyn FnMut(String)) {
-    for step in saga.definition.steps.iter().filter(|step| facts.is_seen(step)) {
+    for step in saga
+        .definition
+        .steps
+        .iter()
+        .filter(|step| facts.is_seen(step))
+    {
         let effects = facts.effects_of(id, &step.name);
         if saga.ruled_on(&step.name) {
             continue;
         }
         if effects.len() != 1 {
-            violated(format!("{id} completed, and {} has {} effects", step.name, effects.len()));
+            violated(format!(
+                "{id} completed, and {} has {} effects",
+                step.name,
+                effects.len()
+            ));
         }
     }
 }

@@ -18,11 +18,16 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
             } => {
                 let last = seen.entry((*watcher, saga)).or_default();
                 if *version != *last + 1 {
-                    violated(format!("watcher {watcher} of {saga} saw {version} after {last}"));
+                    violated(format!(
+                        "watcher {watcher} of {saga} saw {version} after {last}"
+                    ));
                 }
                 *last = *version;
                 let index = usize::try_from(version.saturating_sub(1)).unwrap_or(usize::MAX);
-                let record = facts.sagas.get(saga).and_then(|saga| saga.records.get(index));
+                let record = facts
+                    .sagas
+                    .get(saga)
+                    .and_then(|saga| saga.records.get(index));
                 match record {
                     Some(record) if record.at < at && hash_of(&record.event) == *hash => {}
                     _ => violated(format!(

@@ -122,8 +122,8 @@ impl Shop {
 
     fn orders(&mut self, events: &[Recorded]) -> Result<(), String> {
         for recorded in events {
-            let event = decode(&recorded.type_name, &recorded.data)
-                .map_err(|error| error.to_string())?;
+            let event =
+                decode(&recorded.type_name, &recorded.data).map_err(|error| error.to_string())?;
             let key = recorded.stream.key().to_owned();
             self.orders.entry(key).or_default().evolve(&event);
         }
