@@ -14,6 +14,8 @@ mod p10_books;
 
 use std::fmt;
 
+use sagamesh_api::saga::v1::SagaState;
+
 use crate::history::{Entry, What};
 use crate::setup::Setup;
 use facts::Facts;
@@ -50,8 +52,8 @@ const CHECKS: [(u8, Check); 10] = [
     (10, p10_books::check),
 ];
 
-/// Checks a whole history.
-pub fn check(setup: &Setup, history: &[Entry]) -> Vec<Violation> {
+/// Checks a whole history. Also says how its sagas ended.
+pub fn check(setup: &Setup, history: &[Entry]) -> (Vec<Violation>, Vec<SagaState>) {
     let facts = Facts::of(setup, history);
     let mut violations = Vec::new();
     for entry in history {
@@ -67,5 +69,6 @@ pub fn check(setup: &Setup, history: &[Entry]) -> Vec<Violation> {
             violations.push(Violation { promise, text });
         });
     }
-    violations
+    let endings = facts.sagas.values().filter_map(|saga| saga.ended).collect();
+    (violations, endings)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use coordinator::Options;
+use sagamesh_api::saga::v1::SagaState;
 
 use crate::audit::Audit;
 use crate::clients::Clients;
@@ -41,6 +42,8 @@ pub struct Report {
     pub history: Vec<Entry>,
     /// Hash of the history and of everything that the network did.
     pub trace: u64,
+    /// How each saga ended, of those that did.
+    pub endings: Vec<SagaState>,
     /// How many points each machine reached.
     pub points: std::collections::BTreeMap<String, u64>,
 }
@@ -69,7 +72,7 @@ pub fn run(seed: u64, setup: &Setup) -> Report {
     // The processes end before it is judged: the panic of one counts as well.
     drop((audit, world));
     drop(runtime);
-    let mut violations = promises::check(&setup, &history);
+    let (mut violations, endings) = promises::check(&setup, &history);
     violations.extend(
         panics()
             .into_iter()
@@ -85,6 +88,7 @@ pub fn run(seed: u64, setup: &Setup) -> Report {
         violations,
         history,
         trace,
+        endings,
         points,
     }
 }
@@ -150,7 +154,9 @@ async fn play(seed: u64, setup: Setup) -> (Arc<World>, Audit) {
             break;
         }
     }
-    tokio::time::sleep(LATE).await;
+    if world.setup.script.is_none() {
+        tokio::time::sleep(LATE).await;
+    }
     world.history.add(What::Note("the end".to_owned()));
     (world, audit)
 }

@@ -314,7 +314,9 @@ impl World {
         self.network.heal_all();
         for name in self.names() {
             if let Some(machine) = self.machines().get_mut(&name) {
-                machine.trap = None;
+                if self.setup.stop.is_none() {
+                    machine.trap = None;
+                }
                 machine.disk.set_full(false);
                 machine.disk.release_syncs();
                 machine.clock.set_wrong_by(0);

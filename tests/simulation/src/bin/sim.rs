@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use clap::Parser;
 use sagamesh_simulation::bugs::Bug;
+use sagamesh_simulation::points::{Points, cases, every_point};
 use sagamesh_simulation::{Report, Setup, run};
 
 #[derive(Debug, Parser)]
@@ -29,6 +30,9 @@ struct Args {
     /// Plant a bug, to see what is found.
     #[arg(long)]
     bug: Option<Bug>,
+    /// Instead of seeds: stop at every point of every saga of up to so many steps.
+    #[arg(long)]
+    points: Option<usize>,
     /// How many run side by side.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -36,6 +40,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(steps) = args.points {
+        return stop_everywhere(steps, args.threads);
+    }
     let setup = |seed| Setup {
         bug: args.bug,
         ..Setup::of_seed(seed)
@@ -71,6 +78,44 @@ fn main() -> ExitCode {
         *totals.lock().unwrap_or_else(|broken| broken.into_inner());
     println!("sim seeds={seeds} sagas={sagas} faults={faults} violations={violations}");
     if violations == 0 && sagas > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Every crash point of every small saga.
+fn stop_everywhere(steps: usize, threads: usize) -> ExitCode {
+    let scripts: Vec<_> = (1..=steps).flat_map(cases).collect();
+    let next = AtomicUsize::new(0);
+    let total = Mutex::new(Points::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while let Some(script) = scripts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut seen = Points::default();
+                    every_point(script, &mut seen);
+                    for wrong in &seen.wrong {
+                        println!("{wrong}");
+                    }
+                    let mut total = total.lock().unwrap_or_else(|broken| broken.into_inner());
+                    total.cases += seen.cases;
+                    total.reached += seen.reached;
+                    total.missed += seen.missed;
+                    total.wrong.extend(seen.wrong);
+                }
+            });
+        }
+    });
+    let total = total.lock().unwrap_or_else(|broken| broken.into_inner());
+    println!(
+        "sim cases={} points={} missed={} violations={}",
+        total.cases,
+        total.reached,
+        total.missed,
+        total.wrong.len()
+    );
+    if total.wrong.is_empty() && total.missed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -40,6 +40,18 @@ enum Fate {
     Silent,
 }
 
+impl Fate {
+    /// What a sender of so many bytes is told if they cannot arrive.
+    fn answer(self, length: usize) -> Option<Poll<io::Result<usize>>> {
+        match self {
+            Self::Whole => None,
+            Self::Broken => Some(Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))),
+            // Nobody is there any more; a sender learns that when its keep-alive is not answered.
+            Self::Silent => Some(Poll::Ready(Ok(length))),
+        }
+    }
+}
+
 impl Pipe {
     fn flow(&self) -> MutexGuard<'_, Flow> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -167,21 +179,16 @@ impl AsyncWrite for End {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         // What a machine that lost power still tries to send is nothing, and moves no dice.
-        if this.send.flow().fate == Fate::Whole
-            && let Some(call) = this.network.0.on_send.get()
-        {
-            call(&this.host);
+        if let Some(nothing) = this.send.flow().fate.answer(bytes.len()) {
+            return nothing;
         }
-        if this.send.flow().fate == Fate::Broken {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        if let Some(call) = this.network.0.on_send.get() {
+            call(&this.host);
         }
         let due = (Instant::now() + this.network.delay(&this.host)).max(this.last);
         let mut flow = this.send.flow();
-        match flow.fate {
-            Fate::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            // Nobody is there any more; a sender learns that when its keep-alive is not answered.
-            Fate::Silent => return Poll::Ready(Ok(bytes.len())),
-            Fate::Whole => {}
+        if let Some(nothing) = flow.fate.answer(bytes.len()) {
+            return nothing;
         }
         if flow.bytes >= ROOM {
             flow.writer = Some(context.waker().clone());

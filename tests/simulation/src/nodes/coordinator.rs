@@ -31,10 +31,11 @@ pub(super) async fn run(life: Life, options: Options) -> Result<()> {
         options,
     };
     let bug = life.world.setup.bug;
-    let (engine, ledger) = coordinator::open_deciding(&config, &process, bugs::decide(bug)).await?;
+    let opened = coordinator::open_deciding(&config, &process, bugs::decide(bug)).await?;
+    let engine = opened.engine.clone();
     life.note(What::Known {
         machine: life.machine.clone(),
-        position: ledger.head(),
+        position: engine.ledger.head(),
     });
     life.serves(&engine);
     let tapped = Tapped {
@@ -57,7 +58,8 @@ pub(super) async fn run(life: Life, options: Options) -> Result<()> {
             engine.clone(),
         )))
         .add_service(ParticipantServiceServer::new(tapped));
-    coordinator::serve(&config, process, engine, ledger, routes).await
+    drop(engine);
+    coordinator::serve(&config, process, opened, routes).await
 }
 
 /// Notes the commands that go out.
