@@ -43,7 +43,7 @@ pub fn in_start_order(state: &SagaState, command: &Command, now: i64, seed: u64)
         }
         let first = plan.steps().iter().enumerate().find(|(index, step)| {
             let index = u8::try_from(*index).unwrap_or(0);
-            state.step_phase(index.into()) == Some(StepPhase::Succeeded)
+            state.step_phase(index) == Some(StepPhase::Succeeded)
                 && step.call().is_some_and(|call| call.compensation.is_some())
                 && !due.contains(&step.name)
         });

@@ -16,13 +16,15 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
                 Kind::Dispatched(sent) if sent.step == pivot => attempts += 1,
                 Kind::Rejected(no) if no.step == pivot => surely_not += 1,
                 Kind::Failed(no) if no.step == pivot => surely_not += 1,
-                Kind::Dispatched(sent) if sent.direction() == Direction::Compensation => {
-                    if attempts > surely_not && !saga.ruled_on(pivot) {
-                        violated(format!(
-                            "{id}/{} is undone although {pivot} may have happened",
-                            sent.step
-                        ));
-                    }
+                Kind::Dispatched(sent)
+                    if sent.direction() == Direction::Compensation
+                        && attempts > surely_not
+                        && !saga.ruled_on(pivot) =>
+                {
+                    violated(format!(
+                        "{id}/{} is undone although {pivot} may have happened",
+                        sent.step
+                    ));
                 }
                 _ => {}
             }
