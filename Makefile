@@ -3,6 +3,8 @@
 SHELL := bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+SEEDS ?= 200
+SIM_PROFILE ?= --release
 BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: help
@@ -52,9 +54,8 @@ fix: ## Format and apply the fixes that the lints offer
 	@if command -v npx >/dev/null; then cd proto && $(BUF) format --write; fi
 
 .PHONY: sim
-sim: ## Run the simulation for SEEDS=200 seeds; ARGS="--seed 17 --history" shows one
-	$(CARGO) build --release -p sagamesh-simulation --features clock --bin sim
-	@$(TARGET)/release/sim --seeds $(or $(SEEDS),200) $(ARGS)
+sim: ## Run the simulation for SEEDS=200 seeds; ARGS="--seed 17 --history" shows one, ARGS="--points 4" stops everywhere
+	@$(CARGO) run --quiet $(SIM_PROFILE) -p sagamesh-simulation --features clock --bin sim -- --seeds $(SEEDS) $(ARGS)
 
 .PHONY: bench
 bench: ## Measure sagas per second, latency and memory, on the binaries as shipped

@@ -7,7 +7,7 @@
 //!             |
 //!   history: every durable event, released command, answer ... -> promises, one per file -> violations
 //! ```
-//! One seed is one history: run twice, it is the same to the last message ([`run()`]). Time passes only when nobody has anything to do, so a
+//! One seed is one history: run twice, it is the same to the last message. Time passes only when nobody has anything to do, so a
 //! minute takes a fraction of a second. A machine that loses power keeps nothing but its disk: its process cannot reach disk or network any
 //! more, and what it still computes is seen by nobody. [`bugs`] are planted to show that the [`promises`] can see.
 
