@@ -79,7 +79,9 @@ pub(crate) fn routes(gateway: &Gateway, config: &Config) -> anyhow::Result<Route
     }
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(sagamesh_api::FILE_DESCRIPTOR_SET);
+            .register_encoded_file_descriptor_set(sagamesh_api::FILE_DESCRIPTOR_SET)
+            // So that clients that know nothing but reflection can read the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
         SERVICES
             .iter()
             .fold(builder, |builder, name| builder.with_service_name(*name))

@@ -45,7 +45,9 @@ pub(crate) async fn serve(
         builder = builder.map(|mut builder| {
             builder = builder
                 .register_encoded_file_descriptor_set(sagamesh_api::FILE_DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // So that clients that know nothing but reflection can read the details of errors.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
             for service in services.iter().chain(&["grpc.health.v1.Health"]) {
                 builder = builder.with_service_name(*service);
             }

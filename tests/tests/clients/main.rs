@@ -1,0 +1,6 @@
+//! Clients that others wrote, unchanged, and those that `make stubs` generates, on a running system.
+
+mod consul;
+mod grpcurl;
+mod stubs;
+mod tools;
