@@ -2,5 +2,6 @@
 
 mod consul;
 mod grpcurl;
+mod participant;
 mod stubs;
 mod tools;

@@ -1,0 +1,111 @@
+//! A script, line by line.
+
+use std::time::Duration;
+
+use participant::testing::{ScriptedCoordinator, ScriptedStream};
+use sagamesh_api::saga::v1::participate_request as to;
+use serde_json::Value;
+use tonic::{Code, Status};
+
+use crate::database::Database;
+use crate::messages::{contains, hello_in_json, in_json, response};
+use crate::process::{Gate, start};
+
+/// The longest that anything may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a case; panics where something else happens than it says.
+pub(crate) async fn run<D: Database>(name: String, case: Value, database: D) {
+    let mut coordinator = ScriptedCoordinator::start().await;
+    let gate = Gate::new();
+    let mut tasks = start(&coordinator.url(), &case, &database, &gate);
+    let mut stream: Option<ScriptedStream> = None;
+    for (number, line) in case["script"].as_array().unwrap().iter().enumerate() {
+        println!("{name}, line {}: {line}", number + 1);
+        let (what, value) = line.as_object().unwrap().iter().next().unwrap();
+        match what.as_str() {
+            "accept" => {
+                let accepted = coordinator.accept().await;
+                let hello = hello_in_json(&accepted.hello);
+                assert!(contains(&hello, value), "the Hello is {hello}");
+                stream = Some(accepted);
+            }
+            "close" => stream = None,
+            "stop" => tasks.begin_drain(),
+            "stopped" => tasks.shutdown(PATIENCE).await.unwrap(),
+            "start" => tasks = start(&coordinator.url(), &case, &database, &gate),
+            "release" => gate.permits.add_permits(number_of(value)),
+            "held" => {
+                let mut held = gate.held.subscribe();
+                let wanted = value.as_u64().unwrap();
+                let enough = held.wait_for(|held| *held >= wanted);
+                tokio::time::timeout(PATIENCE, enough)
+                    .await
+                    .expect("handlers that wait")
+                    .unwrap();
+            }
+            "effects" => {
+                for (saga, expected) in value.as_object().unwrap() {
+                    let found = Value::from(database.effects(saga).await);
+                    assert!(
+                        contains(&found, expected),
+                        "saga {saga} has the effects {found}"
+                    );
+                }
+            }
+            _ => act(stream.as_ref().expect("a stream"), what, value).await,
+        }
+    }
+    tasks.begin_drain();
+}
+
+/// A line about the stream.
+async fn act(stream: &ScriptedStream, what: &str, value: &Value) {
+    match what {
+        "send" => match response(value) {
+            Some(message) => stream.send(message),
+            None => stream.send_empty(),
+        },
+        "fail" => stream.fail(Status::new(code(value), "as the script says")),
+        "expect" => until(stream, std::slice::from_ref(value)).await,
+        "expect_all" => until(stream, value.as_array().unwrap()).await,
+        "closed" => {
+            while let Some(message) = stream.next().await {
+                assert!(
+                    is_passed_over(&message),
+                    "expected the end, got {message:?}"
+                );
+            }
+        }
+        _ => panic!("this runner does not know that line"),
+    }
+}
+
+/// Reads until all of these have come, in any order.
+async fn until(stream: &ScriptedStream, expected: &[Value]) {
+    let mut left: Vec<&Value> = expected.iter().collect();
+    while !left.is_empty() {
+        let message = stream.next().await.expect("a message, not the end");
+        let passed_over = is_passed_over(&message);
+        let json = in_json(message);
+        match left.iter().position(|expected| contains(&json, expected)) {
+            Some(found) => drop(left.remove(found)),
+            None => assert!(passed_over, "expected {left:?}, got {json}"),
+        }
+    }
+}
+
+fn is_passed_over(message: &to::Message) -> bool {
+    matches!(message, to::Message::Credit(_) | to::Message::Heartbeat(_))
+}
+
+fn number_of(value: &Value) -> usize {
+    usize::try_from(value.as_u64().unwrap()).unwrap()
+}
+
+fn code(name: &Value) -> Code {
+    match name.as_str().unwrap() {
+        "UNAVAILABLE" => Code::Unavailable,
+        other => panic!("this runner does not know the code {other}"),
+    }
+}
