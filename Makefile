@@ -9,7 +9,7 @@ BUF := npx --yes @bufbuild/buf@1.75.0
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build every binary, optimised, into target/release
@@ -45,7 +45,16 @@ verify: ## Check format, lints, documentation and contracts; writes nothing
 .PHONY: lint-protos
 lint-protos:
 	@command -v npx >/dev/null || { echo "buf needs Node.js with npx: install it (Debian: apt-get install nodejs npm) and run this again" >&2; exit 1; }
-	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
+	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code && $(BUF) breaking --against released.binpb
+
+.PHONY: release-protos
+release-protos: ## Keep the contracts as they are now, as those of a release: later changes may not break them
+	cd proto && $(BUF) build --as-file-descriptor-set --exclude-source-info --output released.binpb
+
+.PHONY: service-config
+service-config: ## Derive clients/service-config.json, for gRPC clients outside of the mesh, from the policy files
+	$(CARGO) run --quiet -p mesh-control --bin meshd -- --policy-dir mesh/policy --print-service-config > $(TARGET)/service-config.json
+	mv $(TARGET)/service-config.json clients/service-config.json
 
 .PHONY: stubs
 stubs: stubs-python stubs-typescript stubs-go ## Generate the Python, TypeScript and Go clients into clients/*/gen

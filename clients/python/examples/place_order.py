@@ -5,6 +5,7 @@
 """
 
 import os
+import pathlib
 import time
 import uuid
 
@@ -15,6 +16,8 @@ from grpc_status import rpc_status
 from saga.v1 import event_pb2, saga_pb2, saga_pb2_grpc
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
+# Timeouts and retries as the mesh's policies have them, for who has no sidecar.
+SERVICE_CONFIG = pathlib.Path(__file__).parents[2] / "service-config.json"
 COORDINATOR = "coordinator.sagamesh.svc.cluster.local:50051"
 CALL_SECONDS = 10
 SAGA_SECONDS = 60
@@ -74,7 +77,8 @@ def main() -> None:
     metadata = [("authorization", f"Bearer {os.environ['SAGAMESH_TOKEN']}")]
     gateway = os.environ.get("SAGAMESH_GATEWAY", "127.0.0.1:8080")
     operator = os.environ["SAGAMESH_OPERATOR"]
-    with grpc.insecure_channel(gateway) as shop, grpc.insecure_channel(operator) as coordinator:
+    options = [("grpc.service_config", SERVICE_CONFIG.read_text())]
+    with grpc.insecure_channel(gateway, options=options) as shop, grpc.insecure_channel(operator) as coordinator:
         orders = orders_pb2_grpc.OrderServiceStub(shop)
         sagas = saga_pb2_grpc.SagaServiceStub(coordinator)
 

@@ -58,7 +58,7 @@ class Stream:
         self.inbox.put_nowait(None)
 
     async def next(self) -> Any:
-        return await asyncio.wait_for(self.inbox.get(), PATIENCE)
+        return await self.inbox.get()
 
     async def until(self, expected: list[Any]) -> None:
         """Reads until all of these have come. None stands for the stream's end."""
@@ -193,7 +193,9 @@ class Case:
                                 if not contains(found := await self.effects(saga), expected):
                                     raise Mismatch(f"saga {saga} has the effects {found}")
                         case _:
-                            await self.act(stream, what, value)
+                            # For the whole line: heartbeats alone may go on for ever.
+                            async with asyncio.timeout(PATIENCE):
+                                await self.act(stream, what, value)
                 except (Mismatch, TimeoutError) as error:
                     raise Mismatch(f"line {number}, {json.dumps(line)}: {error or 'nothing came'}") from error
         finally:

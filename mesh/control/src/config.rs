@@ -22,6 +22,9 @@ pub struct Config {
     /// meshd's own settings.
     #[command(flatten)]
     pub options: Options,
+    /// Prints the gRPC service config (JSON) with the timeouts and retries of the policy files, for clients outside of the mesh, and ends.
+    #[arg(long)]
+    pub print_service_config: bool,
 }
 
 /// meshd's own settings.

@@ -302,7 +302,7 @@ impl Keeper {
 }
 
 /// Every policy file of a folder, by name.
-fn sources(folder: &Path) -> Result<Vec<Source>, String> {
+pub(crate) fn sources(folder: &Path) -> Result<Vec<Source>, String> {
     let failed = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| failed(folder, error))? {

@@ -19,11 +19,12 @@ mod files;
 pub mod keeper;
 pub mod policy;
 pub mod registry;
+pub mod service_config;
 pub mod translate;
 pub mod workload;
 pub mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -53,6 +54,21 @@ const SERVICES: [&str; 6] = [
     "mesh.v1.RegistryService",
     "mesh.v1.MeshService",
 ];
+
+/// The gRPC service config of a folder of policy files, as JSON.
+///
+/// # Errors
+/// When the folder cannot be read, or its files make no sense; names each fault.
+pub fn printed_service_config(folder: &Path) -> anyhow::Result<String> {
+    let sources = keeper::sources(folder).map_err(|error| {
+        anyhow::anyhow!("{error}: name the folder of the policy files with --policy-dir")
+    })?;
+    let policy = policy::read(&sources).map_err(|faults| {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", faults.join("\n"))
+    })?;
+    Ok(format!("{:#}", service_config::service_config(&policy)))
+}
 
 /// Runs meshd until it is told to stop.
 ///

@@ -126,8 +126,9 @@ func describe(transition *saga.Transition) string {
 	return strings.TrimSpace(words)
 }
 
-func dial(address string) *grpc.ClientConn {
-	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func dial(address string, options ...grpc.DialOption) *grpc.ClientConn {
+	options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection, err := grpc.NewClient(address, options...)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -143,7 +144,12 @@ func main() {
 	if token == "" || operator == "" {
 		log.Fatal("SAGAMESH_TOKEN and SAGAMESH_OPERATOR must be set; README.md says to what")
 	}
-	shop, operated := dial(gateway), dial(operator)
+	// Timeouts and retries as the mesh's policies have them, for who has no sidecar.
+	config, err := os.ReadFile("../service-config.json")
+	if err != nil {
+		log.Fatal("run this in clients/go: ", err)
+	}
+	shop, operated := dial(gateway, grpc.WithDefaultServiceConfig(string(config))), dial(operator)
 	defer shop.Close()
 	defer operated.Close()
 	client, sagas := orders.NewOrderServiceClient(shop), saga.NewSagaServiceClient(operated)
@@ -176,7 +182,7 @@ func main() {
 		fmt.Println("order", strings.TrimSpace(words))
 	}
 
-	_, err := place(customer, order("keyboard", 0, "pm_ok"))
+	_, err = place(customer, order("keyboard", 0, "pm_ok"))
 	fmt.Println("no such quantity:", explain(err))
 	_, err = place(customer, order("keyboard", 9999, "pm_ok"))
 	fmt.Println("more than there is:", explain(err))

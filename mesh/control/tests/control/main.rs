@@ -9,3 +9,4 @@ mod proxies;
 mod purity;
 mod registrations;
 mod rig;
+mod service_config;

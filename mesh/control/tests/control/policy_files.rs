@@ -517,6 +517,7 @@ async fn a_first_start_with_bad_policy_says_what_is_wrong() {
             certificate_lifetime: std::time::Duration::from_secs(60),
             consul_listen: mesh_control::OptionalAddress(None),
         },
+        print_service_config: false,
     };
     let error = mesh_control::run(config, process)
         .await

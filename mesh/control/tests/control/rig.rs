@@ -163,6 +163,7 @@ impl Rig {
                 certificate_lifetime: Duration::from_secs(3600),
                 consul_listen: OptionalAddress(Some(consul)),
             },
+            print_service_config: false,
         };
         let served = tokio::spawn(mesh_control::run(config, process));
         self.running = Some(Running {

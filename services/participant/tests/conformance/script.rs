@@ -53,7 +53,13 @@ pub(crate) async fn run<D: Database>(name: String, case: Value, database: D) {
                     );
                 }
             }
-            _ => act(stream.as_ref().expect("a stream"), what, value).await,
+            _ => {
+                // For the whole line: heartbeats alone may go on for ever.
+                let act = act(stream.as_ref().expect("a stream"), what, value);
+                tokio::time::timeout(PATIENCE, act)
+                    .await
+                    .expect("what the line waits for");
+            }
         }
     }
     tasks.begin_drain();
