@@ -20,6 +20,8 @@ pub mod keeper;
 pub mod policy;
 pub mod registry;
 pub mod service_config;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod translate;
 pub mod workload;
 pub mod world;

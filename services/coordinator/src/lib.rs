@@ -30,6 +30,8 @@ pub mod registry;
 mod report;
 mod retention;
 pub mod saga;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -34,11 +34,7 @@ pub fn load_or_create(folder: &Path) -> anyhow::Result<JwkSet> {
             key_path.display()
         )
     })?;
-    let mut jwk =
-        Jwk::from_encoding_key(&key, Algorithm::ES256).context("derive the public key")?;
-    jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256)?);
-    jwk.common.public_key_use = Some(jsonwebtoken::jwk::PublicKeyUse::Signature);
-    let set = JwkSet { keys: vec![jwk] };
+    let set = public(&key)?;
     let text = serde_json::to_string_pretty(&set)?;
     if std::fs::read_to_string(&jwks_path).ok().as_deref() != Some(text.as_str()) {
         let temporary = beside(&jwks_path);
@@ -49,8 +45,16 @@ pub fn load_or_create(folder: &Path) -> anyhow::Result<JwkSet> {
     Ok(set)
 }
 
+/// The key set with the public half of a key.
+pub(crate) fn public(key: &EncodingKey) -> anyhow::Result<JwkSet> {
+    let mut jwk = Jwk::from_encoding_key(key, Algorithm::ES256).context("derive the public key")?;
+    jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256)?);
+    jwk.common.public_key_use = Some(jsonwebtoken::jwk::PublicKeyUse::Signature);
+    Ok(JwkSet { keys: vec![jwk] })
+}
+
 /// A fresh P-256 private key as PKCS #8 PEM.
-fn generate() -> anyhow::Result<String> {
+pub(crate) fn generate() -> anyhow::Result<String> {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
         .map_err(|_| anyhow::anyhow!("generate a P-256 key"))?;
     let der = pair

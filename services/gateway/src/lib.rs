@@ -19,6 +19,8 @@ mod patience;
 pub mod problem;
 pub mod rest;
 mod sagas;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -13,6 +13,9 @@ const MAX_DOCUMENTS: usize = 256;
 /// Most events of the parser in a document, and most that aliases may repeat: a short text must not become a long one.
 const MAX_EVENTS: usize = 50_000;
 const MAX_REPLAYED: usize = 5_000;
+/// How deep a document may go. Each level takes up to 40 KiB of a stack of 2 MiB, and a stack that overflows ends the process;
+/// the kinds that are understood need ten.
+const MAX_DEPTH: usize = 24;
 
 /// A document that was understood as far as its shape goes.
 #[derive(Debug)]
@@ -140,7 +143,7 @@ pub(super) fn typed<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Misfi
         text,
         serde_saphyr::options! {
             with_snippet: false,
-            budget: serde_saphyr::budget! { max_events: MAX_EVENTS, max_nodes: MAX_EVENTS },
+            budget: serde_saphyr::budget! { max_events: MAX_EVENTS, max_nodes: MAX_EVENTS, max_depth: MAX_DEPTH },
             alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED }
         },
         |deserializer| {

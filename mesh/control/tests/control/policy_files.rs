@@ -440,6 +440,20 @@ fn a_document_that_grows_without_end_is_refused() {
 }
 
 #[test]
+fn a_document_that_is_too_deep_is_refused() {
+    for (open, close) in [("[", "]"), ("{a: ", "}"), ("- ", ""), ("? ", "")] {
+        for levels in [100, 600, 5_000] {
+            let text = format!("{}x{}", open.repeat(levels), close.repeat(levels));
+            let (_, _, message) = fault(&text);
+            let says = ["depth", "recursion"]
+                .iter()
+                .any(|word| message.contains(word));
+            assert!(says, "{open} {levels} times: {message}");
+        }
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let text = format!(
         "{}{}",

@@ -3,6 +3,7 @@
 //! It serves all four APIs on one port, like the real one, and can be stopped and started again on the same port.
 
 mod authority;
+pub mod hostile;
 pub mod linkerd;
 pub mod policies;
 mod services;

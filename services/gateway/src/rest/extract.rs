@@ -78,17 +78,50 @@ pub(crate) async fn body<S: Send + Sync>(
 /// JSON with the path of the field that is wrong.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpProblem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let field = match error.path().to_string() {
-            path if path == "." || path.contains('?') => "body".to_owned(),
-            path => path,
-        };
-        ERRORS.invalid_field(field, error.inner().to_string())
-    })?;
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| wrong(error.path().to_string(), &error.inner().to_string()))?;
     deserializer
         .end()
-        .map_err(|error| ERRORS.invalid_field("body", error.to_string()))?;
+        .map_err(|error| wrong(String::new(), &error.to_string()))?;
     Ok(value)
+}
+
+/// What serde says, without what was sent: answers are logged by callers, and what they sent may be a card's number.
+fn wrong(mut path: String, message: &str) -> HttpProblem {
+    let mut message = without_value(message);
+    if let Some(name) = unknown_field(&message)
+        && !is_word(name)
+    {
+        // A name that is no word may be a value that lost its place.
+        let around = path.strip_suffix(name).unwrap_or_default();
+        path = around.trim_end_matches('.').to_owned();
+        message = "has a field that is not known: /openapi.json lists what there is".to_owned();
+    }
+    if path.is_empty() || path == "." || path.contains('?') {
+        path = "body".to_owned();
+    }
+    ERRORS.invalid_field(path, message).into()
+}
+
+fn without_value(message: &str) -> String {
+    let told = |start: &str| message.starts_with(start);
+    if told("invalid type: ") || told("invalid value: ") || told("unknown variant ") {
+        // The last one is serde's own: what comes before it may hold anything.
+        if let Some((_, expected)) = message.rsplit_once(", expected ") {
+            return format!("must be {expected}");
+        }
+    }
+    message.to_owned()
+}
+
+fn unknown_field(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("unknown field `")?;
+    rest.rsplit_once("`, expected ").map(|(name, _)| name)
+}
+
+fn is_word(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    name.len() <= 40 && name.bytes().all(letter)
 }
 
 /// A path parameter.
@@ -163,6 +196,31 @@ mod tests {
             parse::<NewOrder>(br#"{"lines":[],"payment_method":"pm_ok","currency":"EUR"} x"#)
                 .expect_err("trailing");
         assert!(format!("{refused:?}").contains("trailing"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_not_repeated() {
+        for (body, right) in [
+            (r#"{"payment_method":4242424242424242}"#, "must be a string"),
+            (
+                r#"{"lines":"4242424242424242, expected nothing"}"#,
+                "must be a sequence",
+            ),
+            (r#"{"4242424242424242":1}"#, "a field that is not known"),
+            (r#"{"x`4242424242424242":1}"#, "a field that is not known"),
+            (r#"{"ann@x 4242":1}"#, "a field that is not known"),
+            (r#"{"payment_metod":1}"#, "unknown field `payment_metod`"),
+            (r#""4242424242424242""#, "must be struct NewOrder"),
+            (
+                r#"{"lines":[{"sku":"tea","quantity":4242424242424242}]}"#,
+                "must be u32",
+            ),
+        ] {
+            let refused = parse::<NewOrder>(body.as_bytes()).expect_err("wrong");
+            let text = format!("{refused:?}");
+            assert!(!text.contains("4242"), "{text}");
+            assert!(text.contains(right), "{text}");
+        }
     }
 
     #[test]

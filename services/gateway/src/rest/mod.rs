@@ -91,7 +91,7 @@ fn at_position(position: u64, response: impl IntoResponse) -> Response {
 }
 
 /// The request id to be idempotent by: of the body, of the `Idempotency-Key` header, or a fresh one. Both are fine if they agree.
-fn request_id(headers: &HeaderMap, body: Option<String>) -> Result<String, HttpProblem> {
+pub(crate) fn request_id(headers: &HeaderMap, body: Option<String>) -> Result<String, HttpProblem> {
     let header = headers.get("idempotency-key").map(|value| {
         value
             .to_str()
