@@ -6,7 +6,11 @@
 pub mod binaries;
 pub mod books;
 pub mod campaign;
+pub mod collector;
 pub mod rest;
+pub mod secrets;
+#[cfg(target_os = "linux")]
+pub mod sockets;
 pub mod system;
 
 pub use system::{Options, System};

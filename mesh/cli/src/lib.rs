@@ -23,6 +23,10 @@ use clap::Parser as _;
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
+    // Databases, logs, backups: whatever this program or a process that it starts makes is for its owner alone, whichever
+    // library makes it.
+    #[cfg(unix)]
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
