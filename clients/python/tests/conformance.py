@@ -81,6 +81,15 @@ class Coordinator(participant_pb2_grpc.ParticipantServiceServicer):
 
     def __init__(self) -> None:
         self.streams: asyncio.Queue[Stream] = asyncio.Queue()
+        self.server = grpc.aio.server()
+        participant_pb2_grpc.add_ParticipantServiceServicer_to_server(self, self.server)
+        self.url = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    @classmethod
+    async def start(cls) -> "Coordinator":
+        coordinator = cls()
+        await coordinator.server.start()
+        return coordinator
 
     async def Participate(self, requests: Any, context: Any) -> Any:
         first = await anext(requests)
@@ -90,6 +99,14 @@ class Coordinator(participant_pb2_grpc.ParticipantServiceServicer):
             if isinstance(response, grpc.StatusCode):
                 await context.abort(response, "as the script says")
             yield response
+
+
+def in_full(line: Any, replicas: list[Coordinator]) -> str:
+    """A line with the replicas' addresses in it, and without the replica that it is about."""
+    text = json.dumps({what: value for what, value in line.items() if what != "at"})
+    for number, replica in enumerate(replicas, 1):
+        text = text.replace(f'"$URL{number}"', json.dumps(replica.url))
+    return text
 
 
 class Process:
@@ -161,21 +178,21 @@ class Case:
         return [row[0] for row in rows]
 
     async def run(self) -> None:
-        coordinator = Coordinator()
-        server = grpc.aio.server()
-        participant_pb2_grpc.add_ParticipantServiceServicer_to_server(coordinator, server)
-        self.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-        process, stream = Process(self), None
+        replicas = [await Coordinator.start() for _ in range(2)]
+        self.url = replicas[0].url
+        process, streams = Process(self), {}
         try:
             for number, line in enumerate(self.script["script"], 1):
-                [(what, value)] = line.items()
+                at = line.get("at", 1)
+                [(what, value)] = json.loads(in_full(line, replicas)).items()
                 try:
                     match what:
                         case "accept":
-                            stream = await asyncio.wait_for(coordinator.streams.get(), PATIENCE)
-                            if not contains(stream.hello, value):
-                                raise Mismatch(f"the Hello is {stream.hello}")
+                            streams[at] = await asyncio.wait_for(replicas[at - 1].streams.get(), PATIENCE)
+                            if not contains(streams[at].hello, value):
+                                raise Mismatch(f"the Hello is {streams[at].hello}")
+                        case "down":
+                            await replicas[at - 1].server.stop(None)
                         case "stop":
                             process.participant.stop()
                         case "stopped":
@@ -195,13 +212,14 @@ class Case:
                         case _:
                             # For the whole line: heartbeats alone may go on for ever.
                             async with asyncio.timeout(PATIENCE):
-                                await self.act(stream, what, value)
+                                await self.act(streams[at], what, value)
                 except (Mismatch, TimeoutError) as error:
                     raise Mismatch(f"line {number}, {json.dumps(line)}: {error or 'nothing came'}") from error
         finally:
             process.running.cancel()
             await asyncio.gather(process.running, return_exceptions=True)
-            await server.stop(None)
+            for replica in replicas:
+                await replica.server.stop(None)
 
     async def act(self, stream: Stream, what: str, value: Any) -> None:
         match what:

@@ -57,6 +57,11 @@ class Attempts:
         """A result was acknowledged: whether there was one."""
         return self.unacknowledged.pop(token, None) is not None
 
+    def give_away(self) -> list[participant_pb2.Result]:
+        """Results that go on through another link."""
+        results, self.unacknowledged = list(self.unacknowledged.values()), {}
+        return results
+
     def credits_to_return(self) -> int:
         """Credits to give back now: in batches of a quarter, or when the coordinator has none left, or when nothing runs."""
         if self.owed < max(self.concurrency // 4, 1) and self.granted > 0 and self.running:

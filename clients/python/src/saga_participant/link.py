@@ -107,6 +107,8 @@ class Link:
                 backoff = min(backoff * 2, LONGEST_BACKOFF)
                 if self.stop_at is not None and (self.attempts.is_settled() or time.monotonic() >= self.stop_at):
                     return
+                if self.attempts.is_settled() and self.participant.leave(self.address):
+                    return log.info("the replica at %s is gone; it is not called any more", self.address)
         finally:
             stopping.cancel()
             for task in self.tasks:
@@ -119,20 +121,30 @@ class Link:
         self.events.put_nowait(("stop", None, None))
 
     async def wait(self, seconds: float) -> None:
-        """Waits before connecting again; what ends meanwhile is kept, and a stop ends the wait."""
+        """Waits before connecting again; what ends meanwhile goes on through other links, and a stop ends the wait."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and self.stop_at is None:
+        while (left := until - time.monotonic()) > 0:
+            self.give_away()
             try:
-                self.between(*await asyncio.wait_for(self.events.get(), left))
+                what, about, details = await asyncio.wait_for(self.events.get(), left)
             except TimeoutError:
                 return
-        if self.stop_at is not None:
-            await asyncio.sleep(max(until - time.monotonic(), 0))
+            if what == "stop":
+                return
+            self.between(what, about, details)
 
     def between(self, what: str, about: Any, details: Any) -> None:
-        """Something happened while there is no stream. Heartbeats that no stream can carry are of no use later."""
+        """Something happened while there is no stream. Heartbeats that no stream of this link can carry are of no use later; other
+        replicas may have taken over who waits for them."""
         if what == "ended":
             self.result_of(about, details)
+        elif what == "beat":
+            self.participant.share_beat(self, about, details)
+
+    def give_away(self) -> None:
+        """Results do not wait for this replica while there is a stream to another one."""
+        if self.participant.streams > 0:
+            self.participant.orphan(self.attempts.give_away())
 
     async def session(self) -> bool:
         """Opens a stream and serves it to its end. Whether the participant has drained."""
@@ -176,15 +188,17 @@ class Link:
         self.max_payload_bytes = welcome.max_payload_bytes or self.max_payload_bytes
         stream = Stream(call, outbox, positive(welcome.heartbeat_interval) or DEFAULT_HEARTBEAT)
         log.info("connected to coordinator %s at %s", welcome.coordinator, self.address)
-        self.dial_peers(list(welcome.peers))
+        self.meet(list(welcome.peers))
+        for result in self.participant.adopt():
+            self.attempts.unacknowledged[result.lease_token] = result
         for result in self.attempts.unacknowledged.values():
             stream.send(result=result)
         helpers = [asyncio.create_task(self.read(stream)), asyncio.create_task(self.tick(stream))]
-        self.participant.count(1)
+        self.participant.entered(self)
         try:
             return await self.serve(stream)
         finally:
-            self.participant.count(-1)
+            self.participant.left(self)
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -213,12 +227,11 @@ class Link:
             raise Misunderstood("the first message was not Welcome")
         return first.welcome
 
-    def dial_peers(self, peers: list[str]) -> None:
+    def meet(self, peers: list[str]) -> None:
         """Holds a stream to each replica. A coordinator that does not list the address that was dialled is behind an address of several:
         then peers are left to the configuration, since a second stream of this instance would replace this one."""
         if self.address in peers:
-            for peer in peers:
-                self.participant.dial(peer)
+            self.participant.meet(peers)
         elif len(peers) > 1:
             log.warning("the replicas of the coordinator at %s are known by other addresses; configure one of theirs", self.address)
 
@@ -259,6 +272,10 @@ class Link:
                     stream.send(heartbeat=participant_pb2.Heartbeat(lease_token=about, details=details))
                 case "stop":
                     self.drain(stream)
+                case "orphans":
+                    for result in self.participant.adopt():
+                        self.attempts.unacknowledged[result.lease_token] = result
+                        stream.send(result=result)
                 case _ if about is not stream:
                     pass
                 case "over" if stream.coordinator_draining and isinstance(details, StreamClosed):
@@ -294,6 +311,8 @@ class Link:
                 self.acknowledged(message.result_ack)
             case "drain":
                 stream.coordinator_draining = True
+            case "peers":
+                self.meet(list(message.peers.addresses))
             case "welcome":
                 raise Misunderstood("a second Welcome")
             case _:

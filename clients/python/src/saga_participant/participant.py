@@ -5,7 +5,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 
-from saga.v1 import event_pb2
+from saga.v1 import event_pb2, participant_pb2
 
 from .command import StepCommand
 from .link import Link
@@ -45,8 +45,12 @@ class Participant:
         self.handlers: dict[tuple[str, int], Handler] = {}
         self.addresses = [address.strip() for address in coordinator.split(",")]
         self.stopping = asyncio.Event()
-        self.streams = 0
+        self.connections: list[Link] = []
         self.changed = asyncio.Event()
+        # Results whose own link has no stream: any other replica takes them too.
+        self.orphans: list[participant_pb2.Result] = []
+        # Addresses that one of the coordinator's replicas named last; none until then.
+        self.named: set[str] = set()
         self.links: dict[str, asyncio.Task[None]] = {}
         if not re.fullmatch("[a-z0-9-]{1,63}", name):
             raise ValueError(f"participant name `{name}` must be 1 to 63 characters of [a-z0-9-]")
@@ -109,13 +113,53 @@ class Participant:
         """Drains: no new commands; running ones have the grace to finish. Then `run()` returns."""
         self.stopping.set()
 
-    def count(self, change: int) -> None:
-        """A stream was welcomed, or has ended."""
-        self.streams += change
-        if self.streams > 0:
-            self.changed.set()
-        else:
+    def meet(self, addresses: list[str]) -> None:
+        """These are the coordinator's replicas now: there is a link to each, and links to others end once they have no stream."""
+        self.named = set(addresses)
+        for address in addresses:
+            self.dial(address)
+
+    def leave(self, address: str) -> bool:
+        """Whether a link without a stream is to end, because its replica is gone. If so, it counts as gone."""
+        gone = bool(self.named) and address not in self.named and address not in self.addresses
+        if gone:
+            self.links.pop(address, None)
+        return gone
+
+    @property
+    def streams(self) -> int:
+        """How many coordinators it is connected to."""
+        return len(self.connections)
+
+    def entered(self, link: Link) -> None:
+        """A link has a stream."""
+        self.connections.append(link)
+        self.changed.set()
+
+    def left(self, link: Link) -> None:
+        """A link's stream has ended."""
+        self.connections.remove(link)
+        # What was left to it and not taken is for another one.
+        self.orphan([])
+        if not self.connections:
             self.changed.clear()
+
+    def orphan(self, results: list[participant_pb2.Result]) -> None:
+        """Leaves results to a link that has a stream."""
+        self.orphans += results
+        if self.orphans and self.connections:
+            self.connections[0].events.put_nowait(("orphans", None, None))
+
+    def adopt(self) -> list[participant_pb2.Result]:
+        """Takes the results that other links have left."""
+        adopted, self.orphans = self.orphans, []
+        return adopted
+
+    def share_beat(self, sender: Link, token: int, details: str) -> None:
+        """A sign of life whose own link has no stream: one of the other replicas may wait for it."""
+        for link in self.connections:
+            if link is not sender:
+                link.events.put_nowait(("beat", token, details))
 
     async def connected(self) -> None:
         """Waits until it is connected to at least one coordinator."""

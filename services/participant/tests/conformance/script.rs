@@ -16,24 +16,36 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a case; panics where something else happens than it says.
 pub(crate) async fn run<D: Database>(name: String, case: Value, database: D) {
-    let mut coordinator = ScriptedCoordinator::start().await;
+    let mut replicas = [
+        Some(ScriptedCoordinator::start().await),
+        Some(ScriptedCoordinator::start().await),
+    ];
+    let urls = [0, 1].map(|number: usize| replicas[number].as_ref().unwrap().url());
     let gate = Gate::new();
-    let mut tasks = start(&coordinator.url(), &case, &database, &gate);
-    let mut stream: Option<ScriptedStream> = None;
+    let mut tasks = start(&urls[0], &case, &database, &gate);
+    let mut streams: [Option<ScriptedStream>; 2] = [None, None];
     for (number, line) in case["script"].as_array().unwrap().iter().enumerate() {
         println!("{name}, line {}: {line}", number + 1);
+        let at = line["at"]
+            .as_u64()
+            .map_or(0, |at| usize::try_from(at).unwrap() - 1);
+        let line = in_full(line, &urls);
         let (what, value) = line.as_object().unwrap().iter().next().unwrap();
         match what.as_str() {
             "accept" => {
-                let accepted = coordinator.accept().await;
+                let accepted = replicas[at].as_mut().unwrap().accept().await;
                 let hello = hello_in_json(&accepted.hello);
                 assert!(contains(&hello, value), "the Hello is {hello}");
-                stream = Some(accepted);
+                streams[at] = Some(accepted);
             }
-            "close" => stream = None,
+            "close" => streams[at] = None,
+            "down" => {
+                streams[at] = None;
+                replicas[at].take().unwrap().stop().await;
+            }
             "stop" => tasks.begin_drain(),
             "stopped" => tasks.shutdown(PATIENCE).await.unwrap(),
-            "start" => tasks = start(&coordinator.url(), &case, &database, &gate),
+            "start" => tasks = start(&urls[0], &case, &database, &gate),
             "release" => gate.permits.add_permits(number_of(value)),
             "held" => {
                 let mut held = gate.held.subscribe();
@@ -55,7 +67,7 @@ pub(crate) async fn run<D: Database>(name: String, case: Value, database: D) {
             }
             _ => {
                 // For the whole line: heartbeats alone may go on for ever.
-                let act = act(stream.as_ref().expect("a stream"), what, value);
+                let act = act(streams[at].as_ref().expect("a stream"), what, value);
                 tokio::time::timeout(PATIENCE, act)
                     .await
                     .expect("what the line waits for");
@@ -65,7 +77,18 @@ pub(crate) async fn run<D: Database>(name: String, case: Value, database: D) {
     tasks.begin_drain();
 }
 
-/// A line about the stream.
+/// A line with the replicas' addresses in it, and without the replica that it is about.
+fn in_full(line: &Value, urls: &[String]) -> Value {
+    let mut line = line.clone();
+    line.as_object_mut().unwrap().remove("at");
+    let mut text = line.to_string();
+    for (number, url) in (1..).zip(urls) {
+        text = text.replace(&format!("$URL{number}"), url);
+    }
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A line about a stream.
 async fn act(stream: &ScriptedStream, what: &str, value: &Value) {
     match what {
         "send" => match response(value) {
