@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chassis::Process;
 use http_body_util::{BodyExt as _, Full};
-use ledger::{Ledger, SimulatedDisk, StoreConfig};
+use ledger::{SimulatedDisk, StoreConfig};
 use prost::Message as _;
 use sagamesh_api::saga::v1::definition_service_server::DefinitionService as _;
 use sagamesh_api::saga::v1::participant_service_server::ParticipantServiceServer;
@@ -22,8 +22,8 @@ use tokio::runtime::Runtime;
 use tonic::Request;
 use tonic::codegen::{Service as _, http};
 
+use crate::Opened;
 use crate::api;
-use crate::decider::Coordinator;
 use crate::engine::Engine;
 use crate::saga::{Plan, hash, normalise, validate};
 
@@ -116,7 +116,8 @@ struct World {
     runtime: Runtime,
     engine: Engine,
     participants: ParticipantServiceServer<api::Participants>,
-    _ledger: Ledger<Coordinator>,
+    /// Kept open.
+    _opened: Opened,
 }
 
 static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| Mutex::new(World::new()));
@@ -127,22 +128,23 @@ impl World {
             .enable_all()
             .build()
             .expect("a runtime");
-        let (engine, ledger) = runtime.block_on(async {
+        let opened = runtime.block_on(async {
             let process = Process::for_test("coordinator");
             let config = crate::Config {
                 chassis: process.config.clone(),
                 store: StoreConfig::simulated(&SimulatedDisk::new()),
                 options: crate::Options::default(),
             };
-            let (engine, ledger) = crate::open(&config, &process).await.expect("it opens");
-            begin(&engine).await;
-            (engine, ledger)
+            let opened = crate::open(&config, &process).await.expect("it opens");
+            begin(&opened.engine).await;
+            opened
         });
+        let engine = opened.engine.clone();
         Self {
             runtime,
             participants: ParticipantServiceServer::new(api::Participants::new(engine.clone())),
             engine,
-            _ledger: ledger,
+            _opened: opened,
         }
     }
 
