@@ -340,9 +340,10 @@ impl Engine {
                     .min(LONGEST_SLEEP)
             });
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.dispatch.earlier() => {}
+                biased;
                 () = token.cancelled() => return,
+                () = self.dispatch.earlier() => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

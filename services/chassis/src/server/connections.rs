@@ -127,6 +127,7 @@ impl Connections {
         let mut waiting = std::pin::pin!(waiting);
         loop {
             tokio::select! {
+                biased;
                 () = tracker.wait() => return,
                 () = &mut draining, if !draining_done => draining_done = true,
                 () = &mut waiting => break,
@@ -218,6 +219,7 @@ async fn unless_silent(serving: impl Future<Output = ()>, first: Option<Arc<Atom
         return serving.await;
     };
     tokio::select! {
+        biased;
         () = &mut serving => return,
         () = tokio::time::sleep(FIRST_REQUEST) => {}
     }
@@ -232,6 +234,7 @@ async fn connection(
     cut: CancellationToken,
 ) {
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => Some(ended),
         () = finish.cancelled() => {
             serving.as_mut().finish();

@@ -142,8 +142,9 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
                 break;
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
+                biased;
                 () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
             }
         }
         for (stream, error) in self.inner.failed.drain() {

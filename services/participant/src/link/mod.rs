@@ -125,6 +125,7 @@ impl Link {
         loop {
             self.give_away();
             tokio::select! {
+                biased;
                 () = &mut over => break,
                 Some(ended) = self.running.join_next() => {
                     self.keep(ended);

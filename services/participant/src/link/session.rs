@@ -81,6 +81,7 @@ impl Link {
     pub(super) async fn session(&mut self) -> Result<End, SessionError> {
         let shared = Arc::clone(&self.shared);
         let opened = tokio::select! {
+            biased;
             opened = tokio::time::timeout(WELCOME_TIMEOUT, self.open()) => opened,
             // With unfinished business a stream is still worth opening: the grace goes on in the session.
             () = shared.stop.cancelled(), if self.attempts.is_settled() => return Ok(End::Drained),
