@@ -36,7 +36,7 @@ impl Store {
 
     /// Of `sagamesh up`.
     pub(crate) fn arguments(&self) -> Vec<String> {
-        let given = match self {
+        match self {
             Self::Sqlite => vec!["--replicas".into(), "gateway=2".into()],
             Self::Postgres(_, relay) => vec![
                 "--postgres".into(),
@@ -46,8 +46,7 @@ impl Store {
                 "--replicas".into(),
                 "coordinator=3,gateway=2,orders=2,inventory=2,payments=2,notifications=2".into(),
             ],
-        };
-        given
+        }
     }
 
     /// The processes of services, each with the name of its pod; one without others has a number in that alone.
