@@ -246,36 +246,29 @@ async fn a_failing_endpoint_is_taken_out_and_probed() {
         vec![mesh.orders.endpoint("orders"), bad.endpoint("orders")],
     );
     let client = mesh.client();
-    client.unary(UNARY, b"").await.unwrap();
-    eventually("two endpoints are ready", || {
-        let out = futures_util::FutureExt::now_or_never(client.unary(UNARY, b""));
-        drop(out);
-        metric(
-            &mesh.gateway.sidecar,
-            "outbound_http_balancer_endpoints",
-            &["endpoint_state=\"ready\""],
-        ) >= 1.0
-    })
-    .await;
-    let calls: Vec<_> = (0..300)
-        .map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { client.unary(FLAKY, b"x").await.map(|_| ()) })
-        })
-        .collect();
-    for call in calls {
-        // The retries of a call may all meet the bad endpoint before it is out.
-        let _ = call.await.unwrap();
+    let endpoints = |state: &str| {
+        let name = "outbound_http_balancer_endpoints";
+        metric(&mesh.gateway.sidecar, name, &[state])
+    };
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while endpoints("endpoint_state=\"ready\"") < 2.0 {
+        assert!(tokio::time::Instant::now() < limit, "never both ready");
+        client.unary(UNARY, b"").await.unwrap();
     }
-    eventually("three failures in a row", || {
-        let _ = futures_util::FutureExt::now_or_never(client.unary(FLAKY, b"x"));
-        metric(
-            &mesh.gateway.sidecar,
-            "outbound_http_balancer_endpoints",
-            &["endpoint_state=\"pending\""],
-        ) == 1.0
-    })
-    .await;
+    // Many at once, so that the balancer takes both: until the bad one has failed three times in a row.
+    while endpoints("endpoint_state=\"pending\"") < 1.0 {
+        assert!(tokio::time::Instant::now() < limit, "never taken out");
+        let calls: Vec<_> = (0..50)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.unary(FLAKY, b"x").await.map(|_| ()) })
+            })
+            .collect();
+        for call in calls {
+            // The retries of a call may all meet the bad endpoint before it is out.
+            let _ = call.await.unwrap();
+        }
+    }
     let calls = bad.app.calls();
     for _ in 0..50 {
         client.unary(FLAKY, b"x").await.unwrap();
