@@ -9,7 +9,7 @@ use linkerd2_proxy_api::outbound::grpc_route::Rule;
 use mesh_sidecar::testing::{identity_of, policies};
 use tonic::Code;
 
-use crate::harness::{Mesh, ORDERS, Pod, UNARY, eventually, metric};
+use crate::harness::{Mesh, ORDERS, Pod, UNARY, metric};
 use crate::proxy::{is_linkerd, skipped};
 
 const FLAKY: &str = "/test.Echo/Flaky";
