@@ -184,9 +184,10 @@ async fn renewals(stage: &Stage) -> anyhow::Result<Vec<f64>> {
     for process in &stage.system.processes {
         if process.role == Role::Sidecar {
             let samples = metrics::read(&process.admin).await?;
-            let count = samples
-                .iter()
-                .find(|sample| sample.name == "control_identity_cert_refreshes_total");
+            let count = samples.iter().find(|sample| {
+                sample.name == "control_identity_cert_refreshes_total"
+                    && sample.label("result") != "error"
+            });
             counts.push(count.map_or(0.0, |sample| sample.value));
         }
     }
