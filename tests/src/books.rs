@@ -41,7 +41,8 @@ pub async fn settled(system: &System, patience: Duration) -> anyhow::Result<Vec<
     }
 }
 
-fn ended(order: &Order) -> bool {
+/// Whether nothing more happens to an order by itself.
+pub(crate) fn ended(order: &Order) -> bool {
     matches!(
         order.status(),
         OrderStatus::Confirmed | OrderStatus::Rejected | OrderStatus::Refunded

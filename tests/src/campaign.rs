@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Method;
-use sagamesh_api::shop::orders::v1::{Order, OrderStatus};
+use sagamesh_api::shop::orders::v1::OrderStatus;
 use serde_json::json;
 
 use crate::system::signal;
@@ -109,16 +109,10 @@ impl Outcome {
     /// When the shop does not answer.
     pub async fn of(system: &System, ids: &[String], patience: Duration) -> anyhow::Result<Self> {
         let begun = std::time::Instant::now();
-        let ended = |order: &Order| {
-            matches!(
-                order.status(),
-                OrderStatus::Confirmed | OrderStatus::Rejected
-            )
-        };
         let orders = loop {
             // A service may still be on its way back.
             match books::orders(system).await {
-                Ok(orders) if orders.iter().all(ended) || begun.elapsed() > patience => {
+                Ok(orders) if orders.iter().all(books::ended) || begun.elapsed() > patience => {
                     break orders;
                 }
                 Err(error) if begun.elapsed() > patience => return Err(error),
@@ -137,9 +131,9 @@ impl Outcome {
                 outcome.doubled.push(described());
             }
             let declined = order.payment_method == "pm_declined";
-            if !ended(order) {
+            if !books::ended(order) {
                 outcome.stuck.push(described());
-            } else if (order.status() == OrderStatus::Rejected) != declined {
+            } else if (order.status() != OrderStatus::Confirmed) != declined {
                 outcome.given_up.push(described());
             }
         }
