@@ -201,6 +201,9 @@ impl DefinitionService for Definitions {
         check::name(&mut found, "name", &name);
         check_hash(&mut found, &hash);
         found.into_result(ERRORS)?;
+        if self.engine.ownership.has_peers() {
+            list::catch_up(&self.engine).await?;
+        }
         let version = fresh_version(&self.engine, &name, &hash).await?;
         if version.open_sagas > 0 {
             let message = format!(

@@ -24,7 +24,7 @@ const OPEN: [SagaState; 3] = [
     SagaState::Parked,
 ];
 /// How long the table of sagas may take to catch up before it is asked for all open sagas.
-pub(super) const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(5);
+const CATCH_UP: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// One page.
 pub(super) async fn list(
@@ -90,16 +90,20 @@ pub(super) async fn find_open(
     Ok(ids)
 }
 
-/// How many open sagas of all replicas run a version.
+/// Waits until the table has what is on record now.
+pub(super) async fn catch_up(engine: &Engine) -> Result<(), Problem> {
+    let newest = engine.ledger.newest().await;
+    let head = newest.map_err(|error| read_failed(&error))?;
+    let caught_up = engine.ledger.wait_for_projection(NAME, head, CATCH_UP);
+    caught_up.await.map_err(|error| read_failed(&error))
+}
+
+/// How many open sagas of all replicas run a version, as far as the table has got.
 pub(super) async fn count_open(
     engine: &Engine,
     definition: &str,
     hash: &str,
 ) -> Result<u64, Problem> {
-    let newest = engine.ledger.newest().await;
-    let head = newest.map_err(|error| read_failed(&error))?;
-    let caught_up = engine.ledger.wait_for_projection(NAME, head, CATCH_UP);
-    caught_up.await.map_err(|error| read_failed(&error))?;
     let [running, compensating, parked] = OPEN.map(i32::from);
     let sql = "SELECT COUNT(*) FROM saga WHERE definition = $1 AND state IN ($2, $3, $4) AND definition_hash = $5";
     let row = engine

@@ -22,7 +22,6 @@ use crate::engine::{Engine, Unanswered};
 use crate::follow;
 use crate::forward::{self, Hops};
 use crate::problems::{ERRORS, read_failed};
-use crate::projection;
 use crate::registry::ParticipantEvent;
 use crate::saga;
 
@@ -278,13 +277,7 @@ async fn act_on_all(
     filter: &SagaFilter,
     wish: &Wish,
 ) -> Result<(Vec<String>, Vec<Refused>), Problem> {
-    let newest = engine.ledger.newest().await;
-    let head = newest.map_err(|error| read_failed(&error))?;
-    engine
-        .ledger
-        .wait_for_projection(projection::NAME, head, list::CATCH_UP)
-        .await
-        .map_err(|error| read_failed(&error))?;
+    list::catch_up(engine).await?;
     let ids = list::find_open(engine, filter, AT_MOST).await?;
     let asks = ids.into_iter().map(|id| async move {
         let outcome = wish.ask(engine, &id, Hops::default()).await;

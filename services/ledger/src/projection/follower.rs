@@ -16,6 +16,8 @@ use crate::store::{Durability, Store};
 
 /// Commits wait for a chunk at most about this long, as long as the projection keeps up.
 const CHUNK_TIME: Duration = Duration::from_millis(3);
+/// Where commits do not wait for it, whoever waits for the projection does.
+const SHARED_CHUNK_TIME: Duration = Duration::from_millis(50);
 const SMALLEST_CHUNK: usize = 8;
 const LARGEST_CHUNK: usize = 4096;
 /// Further behind than this, a chunk may take longer in proportion: commits slow down until the projection keeps up. What it is behind is what
@@ -25,6 +27,10 @@ const BEHIND: u64 = 4096;
 const BUSY: usize = 16;
 /// Long enough that what begins and ends under load is mostly one row written once. Whoever waits for a position cuts it short.
 const LINGER: Duration = Duration::from_millis(20);
+/// One replica writes the tables, and remembers what it wrote; how often the others look where it has got, and whether it still does.
+const STANDBY: Duration = Duration::from_millis(100);
+/// The same while somebody waits for a position.
+const WANTED: Duration = Duration::from_millis(5);
 
 pub(super) struct Follower {
     store: Arc<dyn Store>,
@@ -34,6 +40,8 @@ pub(super) struct Follower {
     /// Somebody waits for a position.
     hurry: Arc<Notify>,
     chunk: usize,
+    /// Another replica wrote the tables last.
+    standby: bool,
     lag: metrics::Gauge,
 }
 
@@ -53,6 +61,7 @@ impl Follower {
             position,
             hurry,
             chunk: 64,
+            standby: false,
             lag,
         }
     }
@@ -120,14 +129,18 @@ impl Follower {
                 () = std::future::ready(()), if behind > 0 => {}
                 _ = head.changed() => continue,
             }
-            if applied > BUSY && behind < self.chunk as u64 {
+            if let Some(rest) = self.rest(applied, behind) {
                 tokio::select! {
-                    () = tokio::time::sleep(LINGER) => {}
+                    () = tokio::time::sleep(rest) => {}
                     () = self.hurry.notified() => {}
                     () = stop.cancelled() => return,
                 }
             }
-            match self.step().await {
+            let stepped = match self.standby {
+                true => self.stand_by().await,
+                false => self.step().await,
+            };
+            match stepped {
                 Ok(count) => {
                     applied = count;
                     pause = Duration::from_millis(10);
@@ -144,6 +157,33 @@ impl Follower {
         }
     }
 
+    /// How long to wait before the next step.
+    fn rest(&self, applied: usize, behind: u64) -> Option<Duration> {
+        // One receiver is the handle's, others are of those who wait.
+        let wanted = self.position.receiver_count() > 1;
+        match (self.standby, wanted) {
+            (true, true) => Some(WANTED),
+            (true, false) => Some(STANDBY),
+            (false, _) => (applied > BUSY && behind < self.chunk as u64).then_some(LINGER),
+        }
+    }
+
+    /// Looks where another replica has got; goes on in its place once it stands still.
+    async fn stand_by(&mut self) -> Result<usize, Error> {
+        let sql = "SELECT position FROM ledger_projections WHERE name = $1";
+        let reader = self.store.reader();
+        let row = reader
+            .fetch_optional(sql, params![self.projection.name()])
+            .await?;
+        let stored = row.map_or(Ok(0), |row| row.get(0))?;
+        self.standby = self.position.send_if_modified(|known| {
+            let moved = stored != *known;
+            *known = stored;
+            moved
+        });
+        Ok(0)
+    }
+
     async fn rebuild(&mut self) -> Result<(), Error> {
         self.projection.rolled_back();
         let mut tx = self.store.begin(Durability::Now).await?;
@@ -156,23 +196,26 @@ impl Follower {
 
     /// Applies one chunk; returns how many events it had.
     async fn step(&mut self) -> Result<usize, Error> {
-        let mut after = *self.position.borrow();
-        let mut events = self.log.read(after, self.chunk).await?;
+        let after = *self.position.borrow();
+        let events = self.log.read(after, self.chunk).await?;
         let mut tx = self.store.begin(Durability::Later).await?;
-        let started = Instant::now();
         if !self.store.exclusive() {
-            // Another replica may have applied them meanwhile; the lock on this row makes it one at a time.
-            let sql = "SELECT position FROM ledger_projections WHERE name = $1 FOR UPDATE";
+            // Another replica may be at it, or may have gone ahead.
+            let sql =
+                "SELECT position FROM ledger_projections WHERE name = $1 FOR UPDATE SKIP LOCKED";
             let row = tx
                 .fetch_optional(sql, params![self.projection.name()])
                 .await?;
-            let stored = row.map_or(Ok(0), |row| row.get(0))?;
-            if stored != after {
-                after = stored;
+            let stored = row.map(|row| row.get::<u64>(0)).transpose()?;
+            if stored != Some(after) {
+                self.store.commit(tx).await?;
                 self.projection.rolled_back();
-                events = self.log.read(after, self.chunk).await?;
+                self.standby = true;
+                self.position.send_replace(stored.unwrap_or(after));
+                return Ok(0);
             }
         }
+        let started = Instant::now();
         let Some(last) = events.last().map(|event| event.position) else {
             self.store.commit(tx).await?;
             self.position.send_replace(after);
@@ -193,7 +236,11 @@ impl Follower {
     /// Larger chunks while they are quick, smaller ones when they hold up commits.
     fn pace(&mut self, took: Duration, behind: u64) {
         let factor = u32::try_from(behind / BEHIND).unwrap_or(u32::MAX).max(1);
-        let allowed = CHUNK_TIME.saturating_mul(factor);
+        let time = match self.store.exclusive() {
+            true => CHUNK_TIME,
+            false => SHARED_CHUNK_TIME,
+        };
+        let allowed = time.saturating_mul(factor);
         if took > allowed {
             self.chunk = (self.chunk / 2).max(SMALLEST_CHUNK);
         } else if took < allowed / 2 {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ledger::{Error, params};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::accounts::{Command, account};
 use crate::bench::Bench;
@@ -282,4 +283,45 @@ async fn a_projection_is_told_that_its_transaction_was_rolled_back() {
         .await
         .expect("all tasks end");
     ledger.close().await;
+}
+
+#[tokio::test]
+async fn what_another_replica_has_projected_counts_and_its_work_is_not_waited_for() {
+    let Some(bench) = Bench::postgres().await else {
+        return;
+    };
+    let open = bench.open().await;
+    let Bench::Postgres { direct, .. } = &bench else {
+        unreachable!("on PostgreSQL alone")
+    };
+    let mut other = PgConnection::connect(&direct.database_url)
+        .await
+        .expect("PostgreSQL answers");
+    let run = async |other: &mut PgConnection, sql: &str| {
+        let ran = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(other);
+        ran.await.expect("the script runs");
+    };
+    run(
+        &mut other,
+        "SET search_path TO test; BEGIN; SELECT position FROM ledger_projections FOR UPDATE",
+    )
+    .await;
+    let add = || open.ledger.execute(Command::Add("a", 5));
+    let first = add().await.expect("added").position;
+    let within = |time| {
+        open.ledger
+            .wait_for_projection("balances", first, Duration::from_millis(time))
+    };
+    within(200).await.expect_err("the other one is at it");
+    run(
+        &mut other,
+        &format!("UPDATE ledger_projections SET position = {first}; COMMIT"),
+    )
+    .await;
+    within(20_000).await.expect("that counts");
+    assert_eq!(open.balance("account/a", first).await, None);
+    // Nobody else goes on: this one does, from there.
+    let second = add().await.expect("added").position;
+    assert_eq!(open.balance("account/a", second).await, Some(5));
+    open.close().await;
 }
