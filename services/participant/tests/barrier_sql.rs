@@ -323,6 +323,36 @@ macro_rules! suite {
 mod sqlite {
     suite!(SqliteConnection, File);
 
+    /// What came after would be answered and not be durable.
+    #[tokio::test]
+    async fn a_connection_whose_transaction_ended_by_itself_is_refused() {
+        let database = File::create().await.expect("always there");
+        let mut db = database.connect().await;
+        let limit = async |db: &mut SqliteConnection, pages: i64| {
+            let sql = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+            sqlx::raw_sql(sql).execute(db).await.unwrap();
+        };
+        limit(&mut db, 1).await;
+        for number in 0.. {
+            let saga = format!("filling-{number}");
+            let outcome = guarded(&mut db, &action(&saga), Outcome::text("x".repeat(500))).await;
+            if reason(&outcome) == "DATABASE_UNAVAILABLE" {
+                break;
+            }
+        }
+        limit(&mut db, 1 << 20).await;
+        let refused = guarded(&mut db, &action("s"), Outcome::done()).await;
+        assert_eq!(reason(&refused), "DATABASE_UNAVAILABLE");
+        // The same on another connection, where everybody can see it.
+        let mut other = database.connect().await;
+        let done = guarded(&mut other, &action("s"), Outcome::done()).await;
+        assert_eq!(done, Outcome::done());
+        assert_eq!(
+            effects(&mut database.connect().await, "s").await,
+            ["Action"]
+        );
+    }
+
     /// A database file of its own.
     struct File(tempfile::TempDir);
 

@@ -10,7 +10,7 @@ use participant::barrier;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{SqliteConnection, query, query_scalar};
+use sqlx::{Connection as _, SqliteConnection, query, query_scalar};
 use tokio_util::sync::CancellationToken;
 
 /// How long barrier rows are kept: longer than any saga can still send a step again.
@@ -37,6 +37,11 @@ impl Points {
             .busy_timeout(Duration::from_secs(5));
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
+            // One that met a full disk counts its transactions wrongly from then on.
+            .before_acquire(|connection, _| {
+                let clean = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(clean)))
+            })
             .connect_with(options)
             .await;
         let pool = pool.with_context(|| format!("cannot open the database {}", file.display()))?;

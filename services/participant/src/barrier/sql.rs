@@ -164,6 +164,11 @@ where
     C: BarrierConnection,
     W: AsyncFnOnce(&mut C) -> Result<Outcome, sqlx::Error>,
 {
+    if !is_clean(connection).await {
+        return unavailable(
+            &"the connection is in a transaction already: a pool must drop such connections (docs/barrier.md)",
+        );
+    }
     let mut transaction = match connection.begin().await {
         Ok(transaction) => transaction,
         Err(error) => return unavailable(&error),
@@ -194,6 +199,15 @@ where
             )
         }
     }
+}
+
+/// Whether a transaction on this connection would be one of its own. SQLite itself ends a transaction that meets a full disk, and sqlx goes on
+/// counting it: the next one would be nested in nothing, a rollback in it would leave it open, and no commit after that would be one. A pool gets rid of
+/// such connections with `before_acquire`: see docs/barrier.md.
+async fn is_clean<C: BarrierConnection>(connection: &mut C) -> bool {
+    // The rollback of an earlier one may be on its way.
+    !connection.is_in_transaction()
+        || (connection.ping().await.is_ok() && !connection.is_in_transaction())
 }
 
 /// Forgets rows older than `before_millis`, at most `limit` of them, and returns how many. Keep rows for longer than any saga can

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 use super::super::Request;
 use crate::domain::{Answer, Operation};
@@ -88,6 +88,12 @@ impl Place {
         // One connection: calls are taken one after the other, as the counts need.
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
+            // SQLite itself ends a transaction that meets a full disk, and sqlx goes on counting it: what came after on the same
+            // connection would be nested in nothing, and its commit no commit.
+            .before_acquire(|connection, _| {
+                let clean = !connection.is_in_transaction();
+                Box::pin(std::future::ready(Ok(clean)))
+            })
             .connect_with(options)
             .await
             .map_err(failed)?;

@@ -36,6 +36,47 @@ async fn a_key_does_its_work_once_and_a_reopened_bank_remembers() {
     assert_eq!(bank.approved("p").await.unwrap(), [Operation::Authorize]);
 }
 
+/// What was answered after a full disk is as durable as before it.
+#[tokio::test]
+async fn what_is_answered_after_the_disk_was_full_is_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bank.db");
+    let bank = Bank::in_file(&path).await.unwrap();
+    let Place::Sqlite(pool) = &bank.place else {
+        unreachable!("a file")
+    };
+    let limit = async |pages: i64| {
+        let sql = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::raw_sql(sql).execute(pool).await.unwrap();
+    };
+    let mut full = 0;
+    for number in 0..200 {
+        if number == 50 {
+            limit(1).await;
+        }
+        if number == 100 {
+            limit(1 << 20).await;
+        }
+        let authorize = request(&format!("p{number}"), Operation::Authorize, Method::Fine);
+        let answered = bank.perform(&authorize).await;
+        full += usize::from(answered.is_err());
+        // Reads open transactions too, and never commit them.
+        assert!(bank.status(&authorize.key).await.is_ok());
+    }
+    assert!(full > 0, "never full");
+    assert!(full <= 50, "full for ever");
+    // As after a crash: another connection sees what is on disk, and nothing else.
+    let other = Bank::in_file(&path).await.unwrap();
+    for number in 100..200 {
+        let payment = format!("p{number}");
+        assert_eq!(
+            other.approved(&payment).await.unwrap(),
+            [Operation::Authorize],
+            "{payment}"
+        );
+    }
+}
+
 /// A new bank of each kind; of PostgreSQL where that is on the machine.
 async fn banks(folder: &Path) -> Vec<Bank> {
     let mut banks = vec![Bank::in_file(&folder.join("bank.db")).await.unwrap()];
