@@ -17,13 +17,15 @@ pub(crate) enum Phase {
     Starting,
     /// Serving.
     Ready,
+    /// Running, and unable to do its work for now.
+    Unable,
     /// Shutting down: answers what is under way.
     Draining,
 }
 
 /// Whether the process is ready, as all who ask are told. A clone is the same switch.
 #[derive(Clone, Debug)]
-pub(crate) struct Readiness {
+pub struct Readiness {
     phase: Arc<watch::Sender<Phase>>,
     services: Arc<OnceLock<Vec<&'static str>>>,
 }
@@ -46,6 +48,21 @@ impl Readiness {
         self.phase.send_replace(Phase::Ready);
     }
 
+    /// Whether the process can do its work: new work goes elsewhere while it cannot. Nothing changes before it serves, or once it drains.
+    pub fn set_able(&self, able: bool) {
+        let (from, to) = match able {
+            true => (Phase::Unable, Phase::Ready),
+            false => (Phase::Ready, Phase::Unable),
+        };
+        self.phase.send_if_modified(|phase| {
+            let changes = *phase == from;
+            if changes {
+                *phase = to;
+            }
+            changes
+        });
+    }
+
     /// Not any more: watchers are told, and their streams end.
     pub(crate) fn draining(&self) {
         self.phase.send_replace(Phase::Draining);
@@ -65,7 +82,7 @@ impl Readiness {
         match phase {
             _ if !known => ServingStatus::ServiceUnknown,
             Phase::Ready => ServingStatus::Serving,
-            Phase::Starting | Phase::Draining => ServingStatus::NotServing,
+            Phase::Starting | Phase::Unable | Phase::Draining => ServingStatus::NotServing,
         }
     }
 }

@@ -28,6 +28,7 @@ pub use breaker::{Breaker, Permit, RetryAfter};
 pub use channel::{PeerChannel, channel};
 pub use config::{ChassisConfig, MeshConfig, ServerConfig, TelemetryConfig};
 pub use env::{Clock, Connector, Entropy, Env};
+pub use health::Readiness;
 pub use listener::Listener;
 pub use problem::{Domain, Problem, Violations};
 pub use process::{Process, main, run};

@@ -90,7 +90,8 @@ pub struct Process {
     pub config: ChassisConfig,
     pub(crate) grpc: Listener,
     pub(crate) admin: Listener,
-    pub(crate) readiness: Readiness,
+    /// Whether it is ready, as all who ask are told.
+    pub readiness: Readiness,
 }
 
 impl Process {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use chassis::Readiness;
 use ledger::{Fence, Shards, Standing, Taken};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -44,7 +45,11 @@ struct State {
 
 impl Keeper {
     /// Arrives and takes what is this replica's, or nobody's. Its sagas are in memory when this returns.
-    pub(crate) async fn start(engine: Engine, shards: Shards) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        engine: Engine,
+        shards: Shards,
+        readiness: Readiness,
+    ) -> anyhow::Result<Self> {
         let lease = engine.options.lease;
         let keeper = Self(Arc::new(Inner {
             engine,
@@ -61,8 +66,11 @@ impl Keeper {
         let taken = keeper.step(&mut *keeper.0.state.lock().await).await?;
         // Reading may take longer than a lease.
         engine.tasks.spawn("leases", keeper.clone().run());
-        for (fence, unsent) in taken {
-            recovery::resume_shard(engine, fence, unsent).await?;
+        engine
+            .tasks
+            .spawn("readiness", keeper.clone().tell(readiness));
+        for fence in taken {
+            recovery::resume_shard(engine, fence).await?;
         }
         Ok(keeper)
     }
@@ -80,9 +88,10 @@ impl Keeper {
             let stepped = self.step(&mut *state.lock().await).await;
             match stepped {
                 Ok(taken) => {
-                    for (fence, unsent) in taken {
-                        let task = self.clone().resume(fence, unsent);
-                        engine.tasks.spawn("resume-shard", task);
+                    for fence in taken {
+                        engine
+                            .tasks
+                            .spawn("resume-shard", self.clone().resume(fence));
                     }
                 }
                 Err(error) => {
@@ -92,12 +101,34 @@ impl Keeper {
         }
     }
 
+    /// Says whether this replica can do anything. Without a lease it cannot, and others can: it may be cut off from the database alone.
+    async fn tell(self, readiness: Readiness) {
+        let engine = &self.0.engine;
+        let token = engine.tasks.token();
+        let mut able = true;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = token.cancelled() => return,
+            }
+            let now = engine.ownership.may_release();
+            if now != able {
+                tracing::warn!(
+                    able = now,
+                    "the lease of this replica is over, or is held again"
+                );
+            }
+            able = now;
+            readiness.set_able(able);
+        }
+    }
+
     /// Reads a shard's sagas, however often that takes, while it is owned.
-    async fn resume(self, fence: Fence, unsent: HashSet<u64>) {
+    async fn resume(self, fence: Fence) {
         let engine = &self.0.engine;
         let token = engine.tasks.token();
         while engine.ownership.fence(fence.shard) == Some(fence) {
-            match recovery::resume_shard(engine, fence, unsent.clone()).await {
+            match recovery::resume_shard(engine, fence).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(shard = fence.shard, %error, "a shard could not be resumed; it is tried again")
@@ -111,7 +142,7 @@ impl Keeper {
     }
 
     /// One look around. Returns what was taken.
-    async fn step(&self, state: &mut State) -> anyhow::Result<Vec<(Fence, HashSet<u64>)>> {
+    async fn step(&self, state: &mut State) -> anyhow::Result<Vec<Fence>> {
         let Inner {
             engine,
             shards,
@@ -182,12 +213,7 @@ impl Keeper {
     }
 
     /// Holds everything that is this process's by now, whether or not the answer that said so arrived.
-    fn hold(
-        &self,
-        state: &mut State,
-        standing: &Standing,
-        taken: Vec<Taken>,
-    ) -> Vec<(Fence, HashSet<u64>)> {
+    fn hold(&self, state: &mut State, standing: &Standing, taken: Vec<Taken>) -> Vec<Fence> {
         let engine = &self.0.engine;
         let mut new = Vec::new();
         for lease in standing.leases.iter().filter(|lease| lease.mine) {
@@ -213,13 +239,12 @@ impl Keeper {
             // What memory still has from an earlier lease may have missed something meanwhile. It did not send what it says it did not.
             let mut unsent = tokens(handed.unwrap_or_default());
             unsent.extend(state.unsent.remove(&fence.shard).unwrap_or_default());
-            unsent.extend(engine.dispatch.with(|hub, _| {
-                let unsent = hub.forget(fence.shard);
-                hub.hold(fence.shard);
-                unsent
-            }));
+            engine.dispatch.with(|hub, _| {
+                unsent.extend(hub.forget(fence.shard));
+                hub.hold(fence.shard, unsent);
+            });
             engine.ownership.hold(fence);
-            new.push((fence, unsent));
+            new.push(fence);
         }
         new
     }

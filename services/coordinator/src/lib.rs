@@ -221,14 +221,16 @@ pub async fn open_deciding(
     };
     let keeper = match ledger.shards(me, config.options.lease) {
         Some(shards) => {
-            let keeper = Keeper::start(engine.clone(), shards).await?;
+            let keeper = Keeper::start(engine.clone(), shards, process.readiness.clone()).await?;
             tasks.spawn("other-replicas", follow::run(engine.clone(), news));
             Some(keeper)
         }
         None => {
             for fence in engine.ownership.held() {
-                engine.dispatch.with(|hub, _| hub.hold(fence.shard));
-                recovery::resume_shard(&engine, fence, HashSet::new()).await?;
+                engine
+                    .dispatch
+                    .with(|hub, _| hub.hold(fence.shard, HashSet::new()));
+                recovery::resume_shard(&engine, fence).await?;
             }
             None
         }

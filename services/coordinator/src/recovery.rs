@@ -1,7 +1,6 @@
 //! What comes into memory: definitions and participants when the coordinator starts, and the open sagas of every shard that it takes.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -81,12 +80,8 @@ async fn load_kind(
     }
 }
 
-/// Takes every open saga of a shard into memory, as far as it is still owned. `unsent` names attempts that its last owner never sent.
-pub(crate) async fn resume_shard(
-    engine: &Engine,
-    fence: Fence,
-    unsent: HashSet<u64>,
-) -> anyhow::Result<()> {
+/// Takes every open saga of a shard into memory, as far as it is still owned.
+pub(crate) async fn resume_shard(engine: &Engine, fence: Fence) -> anyhow::Result<()> {
     let started = Instant::now();
     // Its sagas may run versions that were registered elsewhere a moment ago.
     if engine.ownership.is_shared() {
@@ -98,7 +93,6 @@ pub(crate) async fn resume_shard(
         .wait_for_projection(projection::NAME, engine.ledger.newest().await?, CATCH_UP)
         .await
         .context("the table of sagas does not follow the log")?;
-    let unsent = Arc::new(unsent);
     let (mut after, mut open, mut unreadable) = (String::new(), 0_usize, 0_u32);
     while engine.ownership.fence(fence.shard) == Some(fence) {
         let ids = open_sagas(engine, fence.shard, &after).await?;
@@ -106,7 +100,7 @@ pub(crate) async fn resume_shard(
             break;
         };
         after.clone_from(last);
-        let resuming = ids.iter().map(|id| resume(engine, id, &unsent));
+        let resuming = ids.iter().map(|id| resume(engine, id));
         for (id, resumed) in ids
             .iter()
             .zip(futures_util::future::join_all(resuming).await)
@@ -164,7 +158,6 @@ pub(crate) async fn run_scan(engine: Engine) {
 
 async fn scan(engine: &Engine, fence: Fence) -> anyhow::Result<u64> {
     let (mut after, mut found) = (String::new(), 0);
-    let unsent = Arc::default();
     while engine.ownership.fence(fence.shard) == Some(fence) {
         let ids = open_sagas(engine, fence.shard, &after).await?;
         let Some(last) = ids.last() else {
@@ -173,7 +166,7 @@ async fn scan(engine: &Engine, fence: Fence) -> anyhow::Result<u64> {
         after.clone_from(last);
         for id in &ids {
             if !engine.is_open(&saga_stream(id)) {
-                found += u64::from(resume(engine, id, &unsent).await? == Resumed::Met);
+                found += u64::from(resume(engine, id).await? == Resumed::Met);
             }
         }
         tokio::task::yield_now().await;
@@ -192,15 +185,15 @@ async fn open_sagas(engine: &Engine, shard: i64, after: &str) -> anyhow::Result<
 }
 
 /// Through the committer: what is resumed is in its memory then, and nothing happens to the saga between its state and its place in the hub.
-async fn resume(engine: &Engine, id: &str, unsent: &Arc<HashSet<u64>>) -> anyhow::Result<Resumed> {
+async fn resume(engine: &Engine, id: &str) -> anyhow::Result<Resumed> {
     let stream = saga_stream(id);
     let (sender, answer) = oneshot::channel();
-    let (dispatch, unsent) = (engine.dispatch.clone(), Arc::clone(unsent));
+    let dispatch = engine.dispatch.clone();
     let command = Command::Resume(stream.clone());
     engine.ledger.post_with(command, move |outcome| {
         let resumed = outcome.map(|executed| match executed.reply {
             Reply::Resumed(state) => {
-                dispatch.with(|hub, now| hub.recovered(&stream, &state, &unsent, now))
+                dispatch.with(|hub, now| hub.recovered(&stream, &state, &HashSet::new(), now))
             }
             _ => false,
         });
@@ -219,6 +212,8 @@ async fn resume(engine: &Engine, id: &str, unsent: &Arc<HashSet<u64>>) -> anyhow
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use chassis::{Env, Tasks};
     use ledger::{CommitterOptions, StoreConfig};
 
@@ -316,7 +311,7 @@ mod tests {
         started.expect("started");
         engine.dispatch.with(|hub, _| {
             hub.forget(ownership::ONLY);
-            hub.hold(ownership::ONLY);
+            hub.hold(ownership::ONLY, HashSet::new());
         });
         assert!(!engine.is_open(&stream));
         let found = async {

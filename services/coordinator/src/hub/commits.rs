@@ -47,7 +47,7 @@ impl Hub {
     /// Takes a saga in; false if another replica runs it by now.
     fn admit(&mut self, stream: &StreamId, state: &SagaState, plan: &Arc<saga::Plan>) -> bool {
         let shard = state.shard().unwrap_or_default();
-        if !self.shards.contains(&shard) {
+        if !self.shards.contains_key(&shard) {
             return false;
         }
         let routes = self.routes(plan);
@@ -70,12 +70,13 @@ impl Hub {
         !state.has_ended() && !self.sagas.contains_key(stream)
     }
 
-    /// A saga was found open. Its recorded attempts count as sent, from now, except those that surely were not. False if it was met before.
+    /// A saga was found open. Its recorded attempts count as sent, from now, except those that surely were not: those that its shard came with, and
+    /// `fresh` ones. False if it was met before.
     pub fn recovered(
         &mut self,
         stream: &StreamId,
         state: &SagaState,
-        unsent: &HashSet<u64>,
+        fresh: &HashSet<u64>,
         now: i64,
     ) -> bool {
         let Some(plan) = state.plan() else {
@@ -84,17 +85,22 @@ impl Hub {
         if !self.is_unmet(stream, state) || !self.admit(stream, state, plan) {
             return false;
         }
+        let shard = state.shard().unwrap_or_default();
         for effect in saga::outstanding(state) {
+            let is_unsent = |token: &u64| {
+                let handed = self.shards.get(&shard);
+                fresh.contains(token) || handed.is_some_and(|unsent| unsent.contains(token))
+            };
             match effect {
                 Effect::Send {
                     step,
                     direction,
                     token,
                     ..
-                } if unsent.contains(&token) => {
+                } if is_unsent(&token) => {
                     self.enqueue(stream, state, (step, direction, token), now)
                 }
-                Effect::Settle { step, token, .. } if unsent.contains(&token) => {
+                Effect::Settle { step, token, .. } if is_unsent(&token) => {
                     self.never_sent(stream, step, token)
                 }
                 Effect::Send {

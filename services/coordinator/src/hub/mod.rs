@@ -19,7 +19,7 @@ mod streams;
 mod tests;
 mod timers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -61,8 +61,8 @@ pub struct Out {
 pub struct Hub {
     options: HubOptions,
     sagas: HashMap<StreamId, Entry>,
-    /// Shards whose sagas are run here.
-    shards: BTreeSet<i64>,
+    /// Shards whose sagas are run here, with the attempts that were on record when they came and surely never sent.
+    shards: BTreeMap<i64, HashSet<u64>>,
     /// Sagas that something is being done for; the rest waits for times, signals or operators.
     active: usize,
     attempts: ByToken<Attempt>,
@@ -110,7 +110,7 @@ impl Hub {
         Self {
             options,
             sagas: HashMap::new(),
-            shards: BTreeSet::new(),
+            shards: BTreeMap::new(),
             active: 0,
             attempts: ByToken::default(),
             participants: Vec::new(),

@@ -1,5 +1,7 @@
 //! Shards that come and go, with all their sagas; and the other replicas, as participants are told of them.
 
+use std::collections::HashSet;
+
 use ledger::StreamId;
 use sagamesh_api::saga::v1::Peers;
 use sagamesh_api::saga::v1::participate_response::Message;
@@ -9,14 +11,14 @@ use super::attempts::Place;
 use super::session::SessionId;
 
 impl Hub {
-    /// Sagas of this shard are run here from now on.
-    pub(crate) fn hold(&mut self, shard: i64) {
-        self.shards.insert(shard);
+    /// Sagas of this shard are run here from now on. `unsent` names attempts that are on record and surely were never sent.
+    pub(crate) fn hold(&mut self, shard: i64, unsent: HashSet<u64>) {
+        self.shards.insert(shard, unsent);
     }
 
     /// Every shard whose sagas are run here.
     pub(crate) fn shards_held(&self) -> Vec<i64> {
-        self.shards.iter().copied().collect()
+        self.shards.keys().copied().collect()
     }
 
     /// Sagas of this shard are run by another replica from now on: nothing of them is sent any more, and no time of theirs is waited for. Returns the

@@ -46,7 +46,7 @@ impl Bench {
         };
         let breaker_recovery = Duration::from_millis(RECOVERY.unsigned_abs());
         let mut hub = Hub::new(HubOptions { breaker_recovery });
-        hub.hold(0);
+        hub.hold(0, HashSet::new());
         Self {
             hub,
             plan: Arc::new(Plan::compile(&definition).expect("a valid definition")),

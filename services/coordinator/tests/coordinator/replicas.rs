@@ -472,6 +472,28 @@ async fn what_was_refused_while_a_lease_could_not_be_renewed_is_done_once_it_is(
 }
 
 #[tokio::test]
+async fn a_replica_that_cannot_renew_its_lease_sends_new_work_elsewhere() {
+    let Some(cluster) = Cluster::new(SHORT).await else {
+        return;
+    };
+    let zero = cluster.start(0).await;
+    let mut health = zero.health().await;
+    assert_eq!(health.next().await, ServingStatus::Serving);
+    let mut hand = sqlx::PgConnection::connect(&cluster.url)
+        .await
+        .expect("PostgreSQL answers");
+    let mut held = hand.begin().await.expect("begun");
+    sqlx::query("SELECT 1 FROM coordinator.ledger_owners FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("held");
+    assert_eq!(health.next().await, ServingStatus::NotServing);
+    held.rollback().await.expect("let go");
+    assert_eq!(health.next().await, ServingStatus::Serving);
+    zero.stop().await;
+}
+
+#[tokio::test]
 async fn participants_learn_of_replicas_that_come_and_go() {
     let Some(cluster) = Cluster::new(LONG).await else {
         return;

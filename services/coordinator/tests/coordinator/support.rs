@@ -17,6 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+pub(crate) use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 pub(crate) use crate::shapes::*;
 
@@ -197,6 +200,18 @@ impl System {
         soon("a saga", self.sagas.clone().get_saga(request))
             .await
             .map(|response| response.into_inner().saga.expect("a saga"))
+    }
+
+    /// What it says of itself, from now on.
+    pub(crate) async fn health(&self) -> Health {
+        let mut client = HealthClient::new(self.channel.clone());
+        let watching = client.watch(HealthCheckRequest::default());
+        Health(
+            soon("health", watching)
+                .await
+                .expect("a stream")
+                .into_inner(),
+        )
     }
 
     pub(crate) async fn watch(&self, id: &str, after_version: u64) -> Watch {
@@ -398,6 +413,17 @@ impl Watch {
             events.push(event);
         }
         events
+    }
+}
+
+/// Whether a coordinator takes new work.
+pub(crate) struct Health(Streaming<HealthCheckResponse>);
+
+impl Health {
+    /// What it says next.
+    pub(crate) async fn next(&mut self) -> ServingStatus {
+        let response = soon("health", self.0.message()).await;
+        response.expect("no error").expect("no end").status()
     }
 }
 
