@@ -49,6 +49,8 @@ pub enum Mode {
     Recovery(Recovery),
     /// The whole shop: the first order after `sagamesh up`, and orders per second through REST.
     Shop(Shop),
+    /// What each process of the shop needs at a steady rate of orders.
+    Resources(Resources),
     /// Starts at a multiple of what the coordinator can do.
     Overload(Overload),
     /// The participants of a measurement, as a process of their own.
@@ -127,6 +129,20 @@ pub struct Shop {
     pub clients: Vec<usize>,
     /// Length of each run.
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS")]
+    pub seconds: f64,
+}
+
+/// What each process needs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Resources {
+    /// The launcher's binary; by default the one beside this binary.
+    #[arg(long, env = "SAGAMESH_BIN", value_name = "FILE")]
+    pub sagamesh: Option<PathBuf>,
+    /// Orders a second.
+    #[arg(long, default_value_t = 20.0, value_name = "N")]
+    pub rate: f64,
+    /// For how long.
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
     pub seconds: f64,
 }
 

@@ -12,6 +12,7 @@ mod participants;
 mod process;
 mod recovery;
 mod report;
+mod resources;
 mod shop;
 mod system;
 mod throughput;
@@ -39,6 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Some(Mode::Recovery(options)) => recovery::run(&args.common, &place, &options).await,
             Some(Mode::Overload(options)) => overload::run(&args.common, &place, &options).await,
             Some(Mode::Shop(options)) => shop::run(&place, &options).await,
+            Some(Mode::Resources(options)) => resources::run(&place, &options).await,
             Some(Mode::Participant(_)) => Ok(()),
         }
     })

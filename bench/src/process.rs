@@ -75,19 +75,19 @@ impl Running {
 
     /// Its resident memory now, in MB (10^6 bytes).
     pub(crate) fn rss_mb(&self) -> f64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap_or("0 kB");
-        line.trim()
-            .trim_end_matches(" kB")
-            .parse::<f64>()
-            .unwrap_or(0.0)
-            * 1024.0
-            / 1e6
+        rss_bytes(&self.pid.to_string()) / 1e6
     }
+}
+
+/// Resident memory of a process now.
+pub(crate) fn rss_bytes(pid: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or("0 kB");
+    let kibibytes = line.trim().trim_end_matches(" kB").parse::<f64>();
+    kibibytes.unwrap_or(0.0) * 1024.0
 }
 
 /// User and system time of a process (`self` for this one).

@@ -37,27 +37,10 @@ type Http = Client<HttpConnector, Full<Bytes>>;
 /// Starts the shop and measures it.
 pub(crate) async fn run(place: &Place, options: &Shop) -> anyhow::Result<()> {
     let folder = place.folder("shop")?;
-    let sagamesh = match &options.sagamesh {
-        Some(binary) => binary.clone(),
-        None => process::beside("sagamesh")?,
-    };
-    let started = Instant::now();
-    let mut command = Command::new(&sagamesh);
-    command
-        .arg("--data-dir")
-        .arg(&folder)
-        .args(["up", "--port", "0"])
-        .stdout(Stdio::null());
-    for limit in ["SUBJECT", "ADDRESS"] {
-        command
-            .env(format!("SAGAMESH_RATE_PER_{limit}"), "1000000")
-            .env(format!("SAGAMESH_BURST_PER_{limit}"), "1000000");
-    }
-    let launcher = Running::spawn(command, &folder.with_extension("log"))?;
-    let shop = Open::first_order(&sagamesh, &folder).await?;
+    let (shop, launcher, took) = Open::start(&folder, options.sagamesh.as_deref()).await?;
     println!(
         "from `sagamesh up` to the first COMPLETED order: {:.0} ms",
-        millis(started.elapsed())
+        millis(took)
     );
     shop.restock().await?;
     println!(
@@ -74,7 +57,7 @@ pub(crate) async fn run(place: &Place, options: &Shop) -> anyhow::Result<()> {
 
 /// The shop, running.
 #[derive(Clone)]
-struct Open {
+pub(crate) struct Open {
     http: Http,
     gateway: String,
     inventory: PeerChannel,
@@ -83,6 +66,42 @@ struct Open {
 }
 
 impl Open {
+    /// Starts it with limits that no customer meets, and waits for its first order; says how long that took.
+    pub(crate) async fn start(
+        folder: &Path,
+        sagamesh: Option<&Path>,
+    ) -> anyhow::Result<(Self, Running, Duration)> {
+        let sagamesh = match sagamesh {
+            Some(binary) => binary.to_owned(),
+            None => process::beside("sagamesh")?,
+        };
+        let started = Instant::now();
+        let mut command = Command::new(&sagamesh);
+        command
+            .arg("--data-dir")
+            .arg(folder)
+            .args(["up", "--port", "0"])
+            .stdout(Stdio::null());
+        for limit in ["SUBJECT", "ADDRESS"] {
+            command
+                .env(format!("SAGAMESH_RATE_PER_{limit}"), "1000000")
+                .env(format!("SAGAMESH_BURST_PER_{limit}"), "1000000");
+        }
+        let launcher = Running::spawn(command, &folder.with_extension("log"))?;
+        let shop = Self::first_order(&sagamesh, folder).await?;
+        Ok((shop, launcher, started.elapsed()))
+    }
+
+    /// Its processes: label and process id.
+    pub(crate) fn pids(&self) -> &[(String, String)] {
+        &self.pids
+    }
+
+    /// Places an order of one of the items and waits for its end.
+    pub(crate) async fn order_number(&self, number: u32) -> anyhow::Result<String> {
+        self.order(&sku(number % ITEMS)).await
+    }
+
     /// Waits until an order is through.
     async fn first_order(sagamesh: &Path, folder: &Path) -> anyhow::Result<Self> {
         let until = Instant::now() + FIRST_ORDER;
@@ -171,7 +190,7 @@ impl Open {
         Ok(order["status"].as_str().unwrap_or_default().to_owned())
     }
 
-    async fn restock(&self) -> anyhow::Result<()> {
+    pub(crate) async fn restock(&self) -> anyhow::Result<()> {
         let mut client = InventoryServiceClient::new(self.inventory.clone());
         for item in 0..ITEMS {
             let request = RestockRequest {

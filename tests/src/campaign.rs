@@ -150,6 +150,14 @@ pub async fn rest_state(system: &System) -> anyhow::Result<Option<String>> {
     if let Err(error) = books::check(system, &stocked).await {
         return Ok(Some(format!("{error:#}")));
     }
+    open_sagas(system).await
+}
+
+/// The sagas that have not ended, if there are any.
+///
+/// # Errors
+/// When the coordinator does not answer.
+pub async fn open_sagas(system: &System) -> anyhow::Result<Option<String>> {
     let mut arguments = vec!["saga", "list", "-o", "json"];
     for state in ["running", "compensating", "parked"] {
         arguments.extend(["--state", state]);

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 /// A PostgreSQL cluster that ends with this process, even on kill -9, and leaves nothing behind.
 pub struct TemporaryPostgres {
+    bin: PathBuf,
     port: u16,
     /// Its standard input ends with this process; the script around the server waits for that.
     script: Mutex<Child>,
@@ -88,6 +89,7 @@ impl TemporaryPostgres {
                 .spawn()
                 .expect("sh starts");
             let mut cluster = Self {
+                bin: bin.to_owned(),
                 port,
                 script: Mutex::new(script),
             };
@@ -114,6 +116,11 @@ impl TemporaryPostgres {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         false
+    }
+
+    /// A program of the same version: `pg_dump`, `pg_restore`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
     }
 
     /// Where it listens.
