@@ -51,6 +51,9 @@ pub struct CommitterOptions {
     pub barrier_retention: Duration,
     /// How often a database with several writers is asked for what the others wrote.
     pub poll: Duration,
+    /// Tables that a newer replica kept and that nobody has brought forward for so long, although there was something to bring, are
+    /// made again as this program knows them: the newer one was rolled back.
+    pub newer_tables_abandoned: Duration,
 }
 
 impl Default for CommitterOptions {
@@ -65,6 +68,7 @@ impl Default for CommitterOptions {
             inbox_retention: Duration::from_secs(7 * 24 * 3600),
             barrier_retention: Duration::from_secs(400 * 24 * 3600),
             poll: Duration::from_millis(50),
+            newer_tables_abandoned: Duration::from_secs(30),
         }
     }
 }

@@ -69,7 +69,14 @@ impl<D: Decider> Ledger<D> {
         let options = CommitterOptions { linger, ..options };
         let store = connect(&store).await?;
         let log = Arc::new(Log::new(Arc::clone(&store), store.head().await?));
-        let followers = Followers::start(&store, &log, projections, tasks).await?;
+        let followers = Followers::start(
+            &store,
+            &log,
+            projections,
+            tasks,
+            options.newer_tables_abandoned,
+        )
+        .await?;
         let (queue, receiver) = mpsc::unbounded_channel();
         let depth = Arc::new(AtomicUsize::new(0));
         let commits = Arc::new(AtomicU64::new(0));

@@ -21,7 +21,9 @@ pub trait Projection: Send + 'static {
     /// Unique within the database: 1 to 63 characters.
     fn name(&self) -> &'static str;
 
-    /// Raise it when `schema` or `apply` change: the tables are then rebuilt at the next start.
+    /// Raise it when `schema` or `apply` change, or messages in the tables get fields: the tables are then rebuilt at the next start. Of
+    /// replicas that share the tables the one with the highest version keeps them, and the others read what it has made: so leave what
+    /// they read until they are gone.
     fn version(&self) -> u32;
 
     /// `CREATE TABLE` and `CREATE INDEX` statements; `BLOB`, `INTEGER` and `REAL` are translated for PostgreSQL.
@@ -59,6 +61,7 @@ impl Followers {
         log: &Arc<Log>,
         projections: Vec<Box<dyn Projection>>,
         tasks: &Tasks,
+        abandoned: Duration,
     ) -> Result<Self, Error> {
         let mut handles = BTreeMap::new();
         for projection in projections {
@@ -72,6 +75,7 @@ impl Followers {
                 projection,
                 sender,
                 Arc::clone(&hurry),
+                abandoned,
             );
             follower.prepare().await?;
             let handle = Handle {

@@ -42,6 +42,10 @@ pub(super) struct Follower {
     chunk: usize,
     /// Another replica wrote the tables last.
     standby: bool,
+    /// Since when the tables, which are a newer program's, do not move although they are behind.
+    unmoved: Option<Instant>,
+    /// After so long the newer program is gone.
+    abandoned: Duration,
     lag: metrics::Gauge,
 }
 
@@ -52,6 +56,7 @@ impl Follower {
         projection: Box<dyn Projection>,
         position: watch::Sender<u64>,
         hurry: Arc<Notify>,
+        abandoned: Duration,
     ) -> Self {
         let lag = metrics::gauge!("ledger_projection_lag", "projection" => projection.name());
         Self {
@@ -62,11 +67,14 @@ impl Follower {
             hurry,
             chunk: 64,
             standby: false,
+            unmoved: None,
+            abandoned,
             lag,
         }
     }
 
-    /// Creates the tables, or makes them again when the version has changed.
+    /// Creates the tables, or makes them again when the version has changed. Where replicas share them, those of a newer version are
+    /// left to whoever made them.
     pub(super) async fn prepare(&mut self) -> Result<(), Error> {
         let mut tx = self.store.begin(Durability::Now).await?;
         take_turns(&mut tx).await?;
@@ -76,11 +84,22 @@ impl Follower {
                 params![self.projection.name()],
             )
             .await?;
-        if let Some(row) = stored
-            && row.get::<u32>(0)? == self.projection.version()
-        {
-            self.position.send_replace(row.get(1)?);
-            return self.store.commit(tx).await;
+        let (own, shared) = (self.projection.version(), !self.store.exclusive());
+        if let Some(row) = stored {
+            let version: u32 = row.get(0)?;
+            self.standby = version > own && shared;
+            if self.standby {
+                tracing::info!(
+                    projection = self.projection.name(),
+                    version,
+                    own,
+                    "a newer program keeps these tables; this one reads them"
+                );
+            }
+            if version == own || self.standby {
+                self.position.send_replace(row.get(1)?);
+                return self.store.commit(tx).await;
+            }
         }
         self.recreate(&mut tx).await?;
         self.store.commit(tx).await?;
@@ -127,7 +146,10 @@ impl Follower {
                     continue;
                 }
                 () = std::future::ready(()), if behind > 0 => {}
-                _ = head.changed() => continue,
+                _ = head.changed() => {
+                    self.unmoved = None;
+                    continue;
+                }
             }
             if let Some(rest) = self.rest(applied, behind) {
                 tokio::select! {
@@ -147,6 +169,8 @@ impl Follower {
                 }
                 Err(error) => {
                     self.projection.rolled_back();
+                    // As far as it goes: what fails may be the last event of many.
+                    self.chunk = (self.chunk / 2).max(1);
                     tracing::warn!(%error, projection = self.projection.name(), "a projection could not be written; it is tried again");
                     tokio::select! {
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
@@ -168,20 +192,58 @@ impl Follower {
         }
     }
 
-    /// Looks where another replica has got; goes on in its place once it stands still.
+    /// Looks where another replica has got; goes on in its place once it stands still. Tables of a newer program are not gone on with:
+    /// this one does not know all that belongs into them.
     async fn stand_by(&mut self) -> Result<usize, Error> {
-        let sql = "SELECT position FROM ledger_projections WHERE name = $1";
+        let sql = "SELECT version, position FROM ledger_projections WHERE name = $1";
         let reader = self.store.reader();
         let row = reader
             .fetch_optional(sql, params![self.projection.name()])
             .await?;
-        let stored = row.map_or(Ok(0), |row| row.get(0))?;
-        self.standby = self.position.send_if_modified(|known| {
+        let (version, stored) = match row {
+            Some(row) => (row.get::<u32>(0)?, row.get(1)?),
+            None => (0, 0),
+        };
+        let moved = self.position.send_if_modified(|known| {
             let moved = stored != *known;
             *known = stored;
             moved
         });
+        if moved || version <= self.projection.version() {
+            self.standby = moved;
+            self.unmoved = None;
+        } else if self.unmoved.get_or_insert_with(Instant::now).elapsed() >= self.abandoned {
+            self.unmoved = None;
+            self.take_back(version, stored).await?;
+        }
         Ok(0)
+    }
+
+    /// The newer program was rolled back: the tables are made again as this one knows them, unless somebody moves them after all.
+    async fn take_back(&mut self, version: u32, position: u64) -> Result<(), Error> {
+        let mut tx = self.store.begin(Durability::Now).await?;
+        take_turns(&mut tx).await?;
+        let sql = "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE";
+        let row = tx
+            .fetch_optional(sql, params![self.projection.name()])
+            .await?;
+        let unchanged = match row {
+            Some(row) => row.get::<u32>(0)? == version && row.get::<u64>(1)? == position,
+            None => false,
+        };
+        if unchanged {
+            tracing::warn!(
+                projection = self.projection.name(),
+                version,
+                own = self.projection.version(),
+                "the newer program that kept these tables is gone: they are made again as this one knows them"
+            );
+            self.projection.rolled_back();
+            self.recreate(&mut tx).await?;
+            self.position.send_replace(0);
+            self.standby = false;
+        }
+        self.store.commit(tx).await
     }
 
     async fn rebuild(&mut self) -> Result<(), Error> {
@@ -201,17 +263,25 @@ impl Follower {
         let mut tx = self.store.begin(Durability::Later).await?;
         if !self.store.exclusive() {
             // Another replica may be at it, or may have gone ahead.
-            let sql =
-                "SELECT position FROM ledger_projections WHERE name = $1 FOR UPDATE SKIP LOCKED";
+            let sql = "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE SKIP LOCKED";
             let row = tx
                 .fetch_optional(sql, params![self.projection.name()])
                 .await?;
-            let stored = row.map(|row| row.get::<u64>(0)).transpose()?;
-            if stored != Some(after) {
-                self.store.commit(tx).await?;
+            let own = self.projection.version();
+            let (version, stored) = match row {
+                Some(row) => (row.get::<u32>(0)?, row.get(1)?),
+                None => (u32::MAX, after),
+            };
+            if version != own || stored != after {
                 self.projection.rolled_back();
-                self.standby = true;
-                self.position.send_replace(stored.unwrap_or(after));
+                self.standby = version >= own;
+                // An older program started later, and made them again.
+                if version < own {
+                    self.recreate(&mut tx).await?;
+                }
+                self.store.commit(tx).await?;
+                self.position
+                    .send_replace(if version < own { 0 } else { stored });
                 return Ok(0);
             }
         }

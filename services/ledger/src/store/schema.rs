@@ -1,10 +1,18 @@
 //! The ledger's own tables.
 
-/// The schema version this program writes to SQLite, and the newest it can read.
+// A change that only adds (a table, a column with a default) raises the version and leaves `usable_from` in `ledger_meta` where it is:
+// programs from that version on go on with the database, and start on it. What takes something away raises both, one release later.
+
+/// The schema version this program writes to SQLite, and the newest it knows.
 pub(crate) const VERSION: i64 = 1;
 
 /// The same for PostgreSQL.
 pub(crate) const POSTGRES_VERSION: i64 = 2;
+
+/// Whether a program that knows versions up to `known` can use a database of version `found`.
+pub(crate) fn is_usable(found: i64, usable_from: Option<i64>, known: i64) -> bool {
+    found <= known || usable_from.is_some_and(|oldest| oldest <= known)
+}
 
 /// SQLite. `batch` is the id of the batch on its first event, so that an unanswered commit can be looked up.
 pub(crate) const SQLITE: &str = "

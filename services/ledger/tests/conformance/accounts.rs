@@ -264,6 +264,10 @@ impl Projection for Balances {
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             for event in events {
+                // What the next version of this program writes, and that version's table passes over.
+                if self.version >= 3 && event.type_name == "test.Later" {
+                    continue;
+                }
                 if let Event::Added(amount) =
                     Accounts::default().decode(&event.type_name, &event.data)?
                 {

@@ -103,15 +103,17 @@ async fn check(connection: &mut PgConnection, name: &str) -> Result<Arc<str>, Er
             .find(|(found, _)| found == key)
             .map(|(_, value)| value.as_str())
     };
-    match value("schema_version").and_then(|version| version.parse::<i64>().ok()) {
-        Some(found) if found > schema::POSTGRES_VERSION => {
+    let number = |key: &str| value(key).and_then(|version| version.parse::<i64>().ok());
+    let known = schema::POSTGRES_VERSION;
+    match number("schema_version") {
+        Some(found) if !schema::is_usable(found, number("usable_from"), known) => {
             return Err(Error::Newer {
                 database: name.to_owned(),
                 found,
-                known: schema::POSTGRES_VERSION,
+                known,
             });
         }
-        Some(found) if found == schema::POSTGRES_VERSION => {}
+        Some(found) if found >= known => {}
         Some(1) => {
             for part in [
                 schema::POSTGRES_FROM_1,

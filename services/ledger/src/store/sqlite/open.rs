@@ -97,15 +97,20 @@ pub(crate) async fn read_meta(
         database: name.clone(),
         detail: error.to_string(),
     })?;
+    let usable_from: Option<i64> = sqlx::query_scalar(
+        "SELECT CAST(value AS INTEGER) FROM ledger_meta WHERE key = 'usable_from'",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
     match found {
-        Some(version) if version > schema::VERSION => {
+        Some(version) if !schema::is_usable(version, usable_from, schema::VERSION) => {
             return Err(Error::Newer {
                 database: name,
                 found: version,
                 known: schema::VERSION,
             });
         }
-        Some(version) if version == schema::VERSION => {}
+        Some(version) if version >= schema::VERSION => {}
         _ => {
             return Err(Error::Corrupt {
                 database: name,
