@@ -73,9 +73,9 @@ impl System {
         command
             .args(["up", "--port", "0", "--empty", "--start-timeout", "100"])
             .args(&options.arguments)
-            .envs(options.environment)
             .env("SAGAMESH_DATA_DIR", &folder)
             .env("SAGAMESH_BIN_DIR", binaries::folder()?)
+            .envs(options.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

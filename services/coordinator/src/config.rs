@@ -36,6 +36,9 @@ pub struct Options {
         value_name = "NAMES"
     )]
     pub participants: Vec<String>,
+    /// Versions of the participants' protocol. No setting: tests play older and newer coordinators with it.
+    #[arg(skip = crate::api::VERSIONS)]
+    pub protocol: std::ops::RangeInclusive<u32>,
     /// Name of this replica, as participants see it.
     #[arg(
         long,
@@ -98,6 +101,7 @@ impl Default for Options {
             participants: ["orders", "inventory", "payments", "notifications"]
                 .map(str::to_owned)
                 .to_vec(),
+            protocol: crate::api::VERSIONS,
             replica: "coordinator-0".to_owned(),
             replica_address: String::new(),
             lease: Duration::from_secs(5),

@@ -6,6 +6,7 @@ use ledger::{Recorded, StreamId, Subscription};
 
 use crate::decider::{DEFINITION, PARTICIPANT, SAGA, State};
 use crate::engine::Engine;
+use crate::recovery::left_alone;
 
 /// Events that are looked at together.
 const TOGETHER: usize = 512;
@@ -43,7 +44,10 @@ async fn see(engine: &Engine, events: &[Recorded]) -> Result<(), ledger::Error> 
     }
     for event in events {
         if matches!(event.stream.kind(), DEFINITION | PARTICIPANT) {
-            refresh(engine, &event.stream).await?;
+            match refresh(engine, &event.stream).await {
+                Ok(()) => {}
+                Err(error) => left_alone(&event.stream, error)?,
+            }
         }
     }
     Ok(())

@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::Options;
-use crate::decider::{Command, Coordinator, DEFINITION, PARTICIPANT, Reply, State, saga_stream};
+use crate::decider::{
+    Command, Coordinator, DEFINITION, PARTICIPANT, Rejection, Reply, State, saga_stream,
+};
 use crate::engine::Engine;
 use crate::hub::Settings;
 use crate::projection;
@@ -74,10 +76,31 @@ async fn load_kind(
             return Ok(());
         };
         after = last.as_str().to_owned();
-        for (stream, state, version) in ledger.load_many(&streams).await? {
-            take(stream, state, version);
+        match ledger.load_many(&streams).await {
+            Ok(loaded) => loaded
+                .into_iter()
+                .for_each(|(stream, state, version)| take(stream, state, version)),
+            // One of them was written by a newer program, say: the others are loaded one by one.
+            Err(error) if error.is_permanent() => {
+                for stream in streams {
+                    match ledger.load(&stream).await {
+                        Ok((state, version)) => take(stream, state, version),
+                        Err(error) => left_alone(&stream, error)?,
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// What this program cannot read is left to one that can.
+pub(crate) fn left_alone(stream: &StreamId, error: ledger::Error) -> Result<(), ledger::Error> {
+    if !error.is_permanent() {
+        return Err(error);
+    }
+    tracing::error!(%stream, %error, "this record is left alone: it cannot be read");
+    Ok(())
 }
 
 /// Takes every open saga of a shard into memory, as far as it is still owned.
@@ -192,19 +215,28 @@ async fn resume(engine: &Engine, id: &str) -> anyhow::Result<Resumed> {
     let command = Command::Resume(stream.clone());
     engine.ledger.post_with(command, move |outcome| {
         let resumed = outcome.map(|executed| match executed.reply {
-            Reply::Resumed(state) => {
-                dispatch.with(|hub, now| hub.recovered(&stream, &state, &HashSet::new(), now))
-            }
-            _ => false,
+            Reply::Resumed(state) => match state.fault() {
+                Some(fault) => Resumed::Unreadable(fault.to_owned()),
+                None if dispatch
+                    .with(|hub, now| hub.recovered(&stream, &state, &HashSet::new(), now)) =>
+                {
+                    Resumed::Met
+                }
+                None => Resumed::NotNeeded,
+            },
+            _ => Resumed::NotNeeded,
         });
         // Nobody waits when the process stops.
         drop(sender.send(resumed));
     });
     match answer.await.unwrap_or(Err(ExecuteError::Unavailable)) {
-        Ok(true) => Ok(Resumed::Met),
-        Ok(false) => Ok(Resumed::NotNeeded),
+        Ok(resumed) => Ok(resumed),
         Err(ExecuteError::Storage(error)) if !error.0.is_transient() => {
             Ok(Resumed::Unreadable(error.to_string()))
+        }
+        // All definitions were read a moment ago: a newer replica's, perhaps. The scan asks again.
+        Err(ExecuteError::Rejected(unprepared @ Rejection::Unprepared)) => {
+            Ok(Resumed::Unreadable(unprepared.to_string()))
         }
         Err(error) => Err(anyhow::anyhow!("{error}")),
     }

@@ -148,6 +148,10 @@ impl DefinitionRecord {
                     return;
                 };
                 match plans.intern(definition) {
+                    // A newer program's: of what it says a part was not understood, and running the rest would be something else.
+                    Ok(plan) if plan.hash() != registered.hash => {
+                        tracing::warn!(name = %definition.name, hash = %registered.hash, "a newer program registered this version of the definition: its sagas are left to that one");
+                    }
                     Ok(plan) => {
                         self.versions
                             .retain(|version| version.plan.hash() != plan.hash());

@@ -12,6 +12,10 @@ use sagamesh_api::shop::v1::Money;
 
 use crate::domain::{self, Change, Decided, Event, Item, Reservation, Shelf, Target};
 
+/// What a snapshot holds, in the place of a SKU. It changes with every change of what a snapshot holds: one of another program's is
+/// not used, and the item is read from its start.
+const SNAPSHOT: &str = "";
+
 /// The decider of inventory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inventory;
@@ -155,7 +159,7 @@ impl Decider for Inventory {
 
     fn snapshot(&self, state: &State) -> Option<Vec<u8>> {
         match state {
-            State::Item(item) => Some(api_item("", item, 0, 0).encode_to_vec()),
+            State::Item(item) => Some(api_item(SNAPSHOT, item, 0, 0).encode_to_vec()),
             State::Reservation(_) => None,
         }
     }
@@ -165,6 +169,9 @@ impl Decider for Inventory {
             return None;
         }
         let item = api::Item::decode(snapshot).ok()?;
+        if item.sku != SNAPSHOT {
+            return None;
+        }
         let price = item.unit_price.unwrap_or_default();
         Some(State::Item(Item {
             name: item.name,
@@ -325,5 +332,25 @@ pub(crate) fn api_item(sku: &str, item: &Item, version: u64, update_millis: i64)
         }),
         etag: version.to_string(),
         update_time: Some(chassis::timestamp::from_millis(update_millis)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_of_another_version_is_not_used() {
+        let item = Item {
+            name: "Tea".to_owned(),
+            available: 7,
+            ..Item::default()
+        };
+        let stream = StreamId::of("item", "tea");
+        let own = Inventory.snapshot(&State::Item(item.clone())).expect("one");
+        let restored = Inventory.restore(&stream, &own);
+        assert_eq!(restored, Some(State::Item(item.clone())));
+        let of_the_next = api_item("2", &item, 0, 0).encode_to_vec();
+        assert_eq!(Inventory.restore(&stream, &of_the_next), None);
     }
 }

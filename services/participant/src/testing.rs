@@ -95,6 +95,7 @@ impl ScriptedCoordinator {
             }),
             max_payload_bytes: 1024 * 1024,
             peers: Vec::new(),
+            protocol_version: 0,
         });
         stream
     }

@@ -285,6 +285,7 @@ async fn strangers(
             actions: vec!["payments.CapturePayment".into()],
             credits: 1,
             attempts_in_progress: Vec::new(),
+            ..Hello::default()
         })),
     };
     let posing = ParticipantServiceClient::new(coordinator)

@@ -33,6 +33,8 @@ GOOD_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 DEFAULT_PAYLOAD_BYTES = 1024 * 1024
 # The coordinator refuses these for good; others may pass.
+# Versions of the protocol that this library speaks.
+OLDEST_VERSION, NEWEST_VERSION = 1, 1
 REFUSED = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -180,11 +182,19 @@ class Link:
             actions=self.participant.actions(),
             credits=self.attempts.open(),
             attempts_in_progress=self.attempts.in_progress(),
+            protocol_version=NEWEST_VERSION,
+            minimum_protocol_version=OLDEST_VERSION,
         )
         outbox.put_nowait(participant_pb2.ParticipateRequest(hello=hello))
         welcome = await self.welcome(call)
         if welcome is None:
             return True
+        # A coordinator from before versions had numbers says none, and speaks the first.
+        version = welcome.protocol_version or 1
+        if not OLDEST_VERSION <= version <= NEWEST_VERSION:
+            raise Misunderstood(
+                f"it speaks version {version} of the protocol, and this library {OLDEST_VERSION} to {NEWEST_VERSION}: update one of them"
+            )
         self.max_payload_bytes = welcome.max_payload_bytes or self.max_payload_bytes
         stream = Stream(call, outbox, positive(welcome.heartbeat_interval) or DEFAULT_HEARTBEAT)
         log.info("connected to coordinator %s at %s", welcome.coordinator, self.address)

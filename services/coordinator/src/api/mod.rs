@@ -6,6 +6,7 @@ mod ends;
 mod list;
 mod operators;
 mod participate;
+mod protocol;
 mod replicas;
 mod sagas;
 mod starts;
@@ -14,6 +15,7 @@ mod watch;
 use crate::engine::Engine;
 
 pub(crate) use definitions::warnings;
+pub(crate) use protocol::VERSIONS;
 
 /// `saga.v1.SagaService`.
 #[derive(Clone)]

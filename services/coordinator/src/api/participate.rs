@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Participants, check};
+use super::{Participants, check, protocol};
 use crate::decider::saga_stream;
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
@@ -59,18 +59,25 @@ impl ParticipantService for Participants {
         let hello = hello(&mut inbound).await?;
         check_hello(&self.engine, &hello, identity.as_deref())?;
         let engine = &self.engine;
+        let protocol_version = protocol::agree(&engine.options.protocol, &hello)?;
         let welcome = Welcome {
             coordinator: engine.options.replica.clone(),
             heartbeat_interval: Some(timestamp::from_duration(engine.options.heartbeat_interval)),
             max_payload_bytes: engine.options.max_payload_bytes as u64,
             peers: Vec::new(),
+            protocol_version,
         };
         let replaced = problem(Code::Aborted, "STREAM_REPLACED", "a newer stream of the same instance took over: give every process its own instance name").into();
         let participant = hello.participant.clone();
         let session = engine
             .dispatch
             .with(|hub, now| hub.open(hello, welcome, replaced, now));
-        tracing::info!(participant, session, "a participant connected");
+        tracing::info!(
+            participant,
+            session,
+            protocol_version,
+            "a participant connected"
+        );
         let gone = CancellationToken::new();
         let reader = Reader {
             engine: engine.clone(),

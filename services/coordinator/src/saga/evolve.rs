@@ -35,6 +35,11 @@ pub enum Fault {
         /// Hash of the version.
         hash: String,
     },
+    /// It was written by a newer program.
+    #[error(
+        "a newer program wrote a change that this one does not know: only that one can go on with the saga"
+    )]
+    Newer,
     /// The saga was not started before, or it was started twice, or it had ended.
     #[error("{0} is recorded where it cannot be")]
     Misplaced(&'static str),
@@ -60,8 +65,11 @@ pub fn evolve(state: &mut SagaState, event: &SagaEvent, plans: &dyn Plans) -> Re
     let applied = event
         .transitions
         .iter()
-        .filter_map(|transition| transition.kind.as_ref())
-        .try_for_each(|kind| apply(state, kind, now, plans));
+        // Leaving out what is not known would be to decide on a state that is none.
+        .try_for_each(|transition| match &transition.kind {
+            Some(kind) => apply(state, kind, now, plans),
+            None => Err(Fault::Newer),
+        });
     if let Err(fault) = &applied {
         state.fault.get_or_insert_with(|| fault.to_string());
     }

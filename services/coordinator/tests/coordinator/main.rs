@@ -2,6 +2,7 @@
 
 mod damage;
 mod definitions;
+mod evolving;
 mod forward;
 mod held_back;
 mod operators;

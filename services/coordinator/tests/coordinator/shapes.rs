@@ -12,6 +12,7 @@ pub(crate) fn hello(participant: &str, instance: &str, actions: &[&str], credits
         actions: actions.iter().map(|action| (*action).to_owned()).collect(),
         credits,
         attempts_in_progress: Vec::new(),
+        ..Hello::default()
     }
 }
 

@@ -533,6 +533,7 @@ impl ParticipantService for FakeCoordinator {
             }),
             max_payload_bytes: 1 << 20,
             peers: Vec::new(),
+            protocol_version: 0,
         }));
         self.with(|state| state.participants.push(commands));
         let this = self.clone();

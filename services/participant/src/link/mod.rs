@@ -104,7 +104,7 @@ impl Link {
             SessionError::Lost | SessionError::Silent(_) | SessionError::Broken(_) => {
                 info!(coordinator = %self.address, %error, "lost the stream to the coordinator; connecting again");
             }
-            SessionError::Refused(_) | SessionError::Protocol(_) => {
+            SessionError::Refused(_) | SessionError::Protocol(_) | SessionError::Version(_) => {
                 warn!(coordinator = %self.address, %error, "the coordinator and this participant do not understand each other");
             }
         }

@@ -24,6 +24,8 @@ use crate::builder::Shared;
 
 /// The longest that opening a stream may take, up to its Welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Newest version of the protocol that this library speaks, and the oldest that it can do with.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 /// The heartbeat interval when Welcome names none.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// An interval of silence times this: the stream is given up.
@@ -53,6 +55,8 @@ pub(super) enum SessionError {
     Silent(Duration),
     #[error("{0}")]
     Protocol(&'static str),
+    #[error("it speaks version {0} of the protocol, and this library {first} to {last}: update one of them", first = VERSIONS.start(), last = VERSIONS.end())]
+    Version(u32),
 }
 
 /// A stream that was welcomed.
@@ -114,6 +118,8 @@ impl Link {
             actions: self.shared.steps.keys().cloned().collect(),
             credits: self.attempts.open(),
             attempts_in_progress: self.attempts.in_progress(),
+            protocol_version: *VERSIONS.end(),
+            minimum_protocol_version: *VERSIONS.start(),
         };
         let hello = ParticipateRequest {
             message: Some(to::Message::Hello(hello)),
@@ -134,6 +140,11 @@ impl Link {
         let Some(from::Message::Welcome(welcome)) = first.message else {
             return Err(SessionError::Protocol("the first message was not Welcome"));
         };
+        // A coordinator from before versions had numbers says none, and speaks the first.
+        let version = welcome.protocol_version.max(1);
+        if !VERSIONS.contains(&version) {
+            return Err(SessionError::Version(version));
+        }
         let interval = welcome
             .heartbeat_interval
             .and_then(|interval| Duration::try_from(interval).ok());

@@ -135,6 +135,7 @@ fn number_of(value: &Value) -> usize {
 fn code(name: &Value) -> Code {
     match name.as_str().unwrap() {
         "UNAVAILABLE" => Code::Unavailable,
+        "FAILED_PRECONDITION" => Code::FailedPrecondition,
         other => panic!("this runner does not know the code {other}"),
     }
 }

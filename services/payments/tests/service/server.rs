@@ -58,6 +58,7 @@ impl ParticipantService for Coordinator {
                             )),
                             max_payload_bytes: 1 << 20,
                             peers: Vec::new(),
+                            protocol_version: 0,
                         };
                         let commands = commands
                             .iter()
