@@ -11,6 +11,7 @@ pub mod rest;
 pub mod secrets;
 #[cfg(target_os = "linux")]
 pub mod sockets;
+pub mod spans;
 pub mod system;
 
 pub use system::{Options, System};

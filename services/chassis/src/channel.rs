@@ -22,7 +22,7 @@ use connection::Connection;
 use crate::deadline;
 use crate::env::Env;
 use crate::methods;
-use crate::trace;
+use crate::trace::{self, KeyValue};
 
 /// How long a connection attempt may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,6 +51,7 @@ pub fn channel(env: &Env, peer: &str) -> PeerChannel {
         uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
     });
     PeerChannel {
+        server: uri.as_ref().map(server),
         connection: uri.map(|uri| Arc::new(Connection::new(env.connector.clone(), uri, peer))),
         peer: Arc::from(peer),
         default_deadline: DEFAULT_DEADLINE,
@@ -62,6 +63,8 @@ pub fn channel(env: &Env, peer: &str) -> PeerChannel {
 #[derive(Clone, Debug)]
 pub struct PeerChannel {
     connection: Option<Arc<Connection>>,
+    /// Host and port of the peer, for spans.
+    server: Option<(Arc<str>, u16)>,
     peer: Arc<str>,
     default_deadline: Duration,
 }
@@ -77,6 +80,20 @@ impl PeerChannel {
     /// The peer's address, as configured.
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// What a call's span says from the beginning.
+    fn attributes(&self, path: &str) -> [KeyValue; 4] {
+        let (host, port) = match &self.server {
+            Some((host, port)) => (Arc::clone(host), *port),
+            None => (Arc::clone(&self.peer), 0),
+        };
+        [
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", methods::span_name(path)),
+            KeyValue::new("server.address", host),
+            KeyValue::new("server.port", i64::from(port)),
+        ]
     }
 
     /// The deadline of a call: the earliest of its own, the served request's, and (for unary calls that have
@@ -115,9 +132,10 @@ impl Service<Request<Body>> for PeerChannel {
                 deadline::header(deadline.saturating_duration_since(now)),
             );
         }
-        if !headers.contains_key(trace::TRACEPARENT)
-            && let Some(traceparent) = trace::header()
-        {
+        let sent = trace::of_request(headers);
+        let span = trace::client(sent.as_ref());
+        let known = sent.or_else(trace::inherited);
+        if let Some(traceparent) = trace::of_span(&span).or(known) {
             headers.insert(trace::TRACEPARENT, traceparent);
         }
         headers.insert(
@@ -132,7 +150,9 @@ impl Service<Request<Body>> for PeerChannel {
                 )))
             });
         };
-        let mut record = Record::start(request.uri().path(), now);
+        let path = request.uri().path();
+        trace::describe(&span, || methods::span_name(path), || self.attributes(path));
+        let mut record = Record::start(path, now, span);
         Box::pin(async move {
             let answer = connection.send(request);
             let answered = match deadline {
@@ -155,6 +175,13 @@ impl Service<Request<Body>> for PeerChannel {
             }
         })
     }
+}
+
+fn server(uri: &Uri) -> (Arc<str>, u16) {
+    (
+        Arc::from(uri.host().unwrap_or_default()),
+        uri.port_u16().unwrap_or(80),
+    )
 }
 
 fn too_late(peer: &str) -> Status {

@@ -87,6 +87,15 @@ pub fn is_streaming(path: &str) -> bool {
     KNOWN.get(path).is_some_and(|known| known.streaming)
 }
 
+/// What a span of a call to this path is called: `package.Service/Method`, and `_OTHER` for what the contracts do not know.
+pub(crate) fn span_name(path: &str) -> String {
+    if KNOWN.contains_key(path) {
+        path.trim_start_matches('/').to_owned()
+    } else {
+        "_OTHER".to_owned()
+    }
+}
+
 /// The metrics of calls that this process makes to the method at this path, if the contracts know it.
 pub(crate) fn outgoing(path: &str) -> Option<&'static Arc<Calls>> {
     let known = KNOWN.get(path)?;
@@ -157,7 +166,10 @@ impl Methods {
         // One label for whatever else is asked for: a stranger cannot make metrics grow.
         Self {
             by_path,
-            unknown: Arc::new(Method::new("unknown", "unknown", false)),
+            unknown: Arc::new(Method {
+                full_name: "_OTHER".to_owned(),
+                ..Method::new("unknown", "unknown", false)
+            }),
         }
     }
 
@@ -169,8 +181,8 @@ impl Methods {
 /// A method that is served.
 #[derive(Debug)]
 pub(crate) struct Method {
-    pub(crate) service: String,
-    pub(crate) name: String,
+    /// `package.Service/Method`.
+    pub(crate) full_name: String,
     pub(crate) streaming: bool,
     pub(crate) in_flight: Gauge,
     pub(crate) calls: Calls,
@@ -180,8 +192,7 @@ impl Method {
     fn new(service: &str, name: &str, streaming: bool) -> Self {
         let labels = [("service", service.to_owned()), ("method", name.to_owned())];
         Self {
-            service: service.to_owned(),
-            name: name.to_owned(),
+            full_name: format!("{service}/{name}"),
             streaming,
             in_flight: metrics::gauge!("grpc_server_in_flight", &labels),
             calls: Calls::new("server", service, name),
@@ -257,15 +268,15 @@ mod tests {
     fn strangers_share_one_label() {
         let methods = Methods::new(&["saga.v1.SagaService"]);
         assert_eq!(
-            methods.get("/saga.v1.SagaService/StartSaga").name,
-            "StartSaga"
+            methods.get("/saga.v1.SagaService/StartSaga").full_name,
+            "saga.v1.SagaService/StartSaga"
         );
-        assert_eq!(methods.get("/a/b").service, "unknown");
+        assert_eq!(methods.get("/a/b").full_name, "_OTHER");
         assert_eq!(
             methods
                 .get("/shop.orders.v1.OrderService/PlaceOrder")
-                .service,
-            "unknown",
+                .full_name,
+            "_OTHER",
             "not served here"
         );
     }

@@ -4,15 +4,24 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{LogFormat, TelemetryConfig};
+use crate::env::Env;
+use crate::trace;
+
+/// The semantic conventions that names and attributes follow.
+const CONVENTIONS: &str = "https://opentelemetry.io/schemas/1.45.0";
 
 /// The process's telemetry; [`Telemetry::shutdown`] sends what is still held.
 #[derive(Debug)]
@@ -29,37 +38,50 @@ impl Telemetry {
     pub fn init(service: &'static str, config: &TelemetryConfig) -> anyhow::Result<Self> {
         let filter = EnvFilter::try_new(&config.log_filter)
             .with_context(|| format!("the log filter (RUST_LOG or --log-filter) `{}` is not valid: write for example info,orders=debug", config.log_filter))?;
-        let logs = match config.log_format {
-            LogFormat::Text => fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(false)
-                .boxed(),
-            LogFormat::Json => fmt::layer()
-                .with_writer(std::io::stderr)
-                .json()
-                .flatten_event(true)
-                .boxed(),
-        };
         let provider = config
             .otlp_endpoint
             .as_deref()
             .filter(|endpoint| !endpoint.is_empty())
             .map(|endpoint| exporter(service, endpoint))
             .transpose()?;
-        let traces = provider.as_ref().map(|provider| {
-            tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer("sagamesh"))
-                .with_filter(filter_fn(|metadata| !is_transport(metadata.target())))
-        });
-        let installed = tracing_subscriber::registry()
-            .with(filter)
-            .with(logs)
+        let registry = tracing_subscriber::registry();
+        let Some(provider) = provider else {
+            // Once for all: nobody else wants what the log does not.
+            let _ = registry
+                .with(filter)
+                .with(logs(config.log_format))
+                .try_init();
+            return Ok(Self { provider });
+        };
+        let scope = InstrumentationScope::builder("sagamesh")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(CONVENTIONS);
+        let tracer = provider.tracer_with_scope(scope.build());
+        let wanted = |metadata: &tracing::Metadata<'_>| {
+            *metadata.level() <= Level::INFO && !is_transport(metadata.target())
+        };
+        // What is logged does not decide what is a span: a quiet log has whole traces.
+        let traces = tracing_opentelemetry::layer()
+            .with_tracer(tracer.clone())
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            // Nobody asks for the context but through the span.
+            .with_context_activation(false)
+            // A logged error is not the end of a span; what fails says so itself.
+            .with_error_events_to_status(false)
+            .with_filter(filter_fn(wanted).with_max_level_hint(LevelFilter::INFO));
+        let installed = registry
+            .with(logs(config.log_format).with_filter(filter))
             .with(traces)
             .try_init()
             .is_ok();
-        if provider.is_some() && installed {
-            crate::trace::set_exporting();
+        if installed {
+            trace::set_tracer(tracer);
+            trace::set_exporting();
         }
+        let provider = Some(provider);
         Ok(Self { provider })
     }
 
@@ -76,6 +98,17 @@ impl Telemetry {
         if !matches!(flushed, Ok(Ok(()))) {
             tracing::warn!("some traces could not be sent to the collector before the end");
         }
+    }
+}
+
+fn logs<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     }
 }
 
@@ -101,9 +134,35 @@ fn exporter(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerPr
         .with_timeout(Duration::from_secs(5))
         .build()
         .with_context(|| format!("OTEL_EXPORTER_OTLP_ENDPOINT `{endpoint}` is not usable: write for example http://127.0.0.1:4317"))?;
-    let resource = Resource::builder().with_service_name(service).build();
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
-        .with_resource(resource)
+        .with_id_generator(trace::Ids::default())
+        .with_resource(resource(service))
         .build())
+}
+
+/// Who sends the spans: what `OTEL_RESOURCE_ATTRIBUTES` says, and otherwise a name for this process that no other has.
+fn resource(service: &'static str) -> Resource {
+    let given = Resource::builder().build();
+    let mut resource = Resource::builder().with_service_name(service);
+    let more = [
+        ("service.namespace", "sagamesh".to_owned()),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("service.instance.id", instance()),
+    ];
+    for (key, value) in more {
+        if given.get(&Key::new(key)).is_none() {
+            resource = resource.with_attribute(KeyValue::new(key, value));
+        }
+    }
+    resource.build()
+}
+
+/// A random UUID (version 4).
+fn instance() -> String {
+    let entropy = Env::system().entropy;
+    let (high, low) = (entropy.next_u64(), entropy.next_u64());
+    let (a, b, c) = (high >> 32, high >> 16 & 0xffff, high & 0x0fff);
+    let (d, e) = (low >> 48 & 0x3fff | 0x8000, low & 0xffff_ffff_ffff);
+    format!("{a:08x}-{b:04x}-4{c:03x}-{d:04x}-{e:012x}")
 }

@@ -1,17 +1,24 @@
 //! W3C trace context through every hop. Without a collector the incoming `traceparent` is handed on unchanged;
-//! with one, each hop is a span of its own.
+//! with one, each hop is a span of its own. Names and attributes follow OpenTelemetry's semantic conventions; logs show
+//! less of a span, and nothing is made for a collector that is not there.
+
+mod announced;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, HeaderValue};
+pub use opentelemetry::KeyValue;
 use opentelemetry::propagation::TextMapPropagator as _;
-use opentelemetry::trace::TraceContextExt as _;
+use opentelemetry::trace::{Status, TraceContextExt as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tokio::time::Instant;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+pub use announced::{Announced, announce};
+pub(crate) use announced::{Ids, set_tracer};
 
 /// The header that carries a trace between processes.
 pub const TRACEPARENT: &str = "traceparent";
@@ -34,7 +41,8 @@ pub(crate) fn set_exporting() {
     EXPORTING.store(true, Ordering::Relaxed);
 }
 
-pub(crate) fn exporting() -> bool {
+/// Whether spans are exported. What is only there for a collector asks first.
+pub fn exporting() -> bool {
     EXPORTING.load(Ordering::Relaxed)
 }
 
@@ -63,10 +71,49 @@ pub async fn scope<F: Future>(traceparent: Option<&str>, future: F) -> F::Output
 /// Makes `span` a child of the trace in `traceparent`, if spans are exported.
 pub fn set_parent(span: &Span, traceparent: &str) {
     if exporting() {
-        let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
         // Fails only if the span is filtered out.
-        drop(span.set_parent(TraceContextPropagator::new().extract(&carrier)));
+        drop(span.set_parent(extract(traceparent)));
     }
+}
+
+/// The name that a span is exported with, and attributes that are for the collector alone. After [`set_parent`].
+pub fn describe<const N: usize>(
+    span: &Span,
+    name: impl FnOnce() -> String,
+    attributes: impl FnOnce() -> [KeyValue; N],
+) {
+    if exporting() {
+        for KeyValue { key, value, .. } in attributes() {
+            span.set_attribute(key, value);
+        }
+        span.context().span().update_name(name());
+    }
+}
+
+/// An attribute that is known only later.
+pub fn attribute(span: &Span, key: &'static str, value: impl Into<opentelemetry::Value>) {
+    if exporting() {
+        span.set_attribute(key, value);
+    }
+}
+
+/// What the span stands for has failed. `error_type` is of few values: a code, a reason.
+pub fn failed(span: &Span, error_type: impl Into<opentelemetry::Value>) {
+    if exporting() {
+        span.set_attribute("error.type", error_type);
+        span.set_status(Status::error(""));
+    }
+}
+
+/// The `traceparent` for what is done because of `span`; what the work itself is part of, where spans are not exported.
+pub fn within(span: &Span) -> Option<String> {
+    span.in_scope(current)
+}
+
+fn extract(traceparent: &str) -> opentelemetry::Context {
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    // Not on top of what this thread happens to be at.
+    TraceContextPropagator::new().extract_with_context(&opentelemetry::Context::new(), &carrier)
 }
 
 /// A new root `traceparent` from two random numbers, for an edge that starts traces.
@@ -86,17 +133,41 @@ pub fn is_traceparent(text: &str) -> bool {
 
 /// The header to send to the next hop.
 pub(crate) fn header() -> Option<HeaderValue> {
-    if exporting() {
-        let context = Span::current().context();
-        if context.span().span_context().is_valid() {
-            let mut carrier = HashMap::new();
-            TraceContextPropagator::new().inject_context(&context, &mut carrier);
-            return carrier
-                .get(TRACEPARENT)
-                .and_then(|text| HeaderValue::from_str(text).ok());
-        }
+    of_span(&Span::current()).or_else(inherited)
+}
+
+/// The header that continues a span; `None` where spans are not exported.
+pub(crate) fn of_span(span: &Span) -> Option<HeaderValue> {
+    if !exporting() {
+        return None;
     }
-    inherited()
+    let context = span.context();
+    if !context.span().span_context().is_valid() {
+        return None;
+    }
+    let mut carrier = HashMap::new();
+    TraceContextPropagator::new().inject_context(&context, &mut carrier);
+    let text = carrier.get(TRACEPARENT)?;
+    HeaderValue::from_str(text).ok()
+}
+
+/// The span of a call that is made for the request being served, or for what `sent` already says; none where spans are not
+/// exported.
+pub(crate) fn client(sent: Option<&HeaderValue>) -> Span {
+    if !exporting() {
+        return Span::none();
+    }
+    let served = Span::current();
+    let parent = match sent {
+        Some(sent) => Some(sent.clone()),
+        None if served.context().span().span_context().is_valid() => None,
+        None => inherited(),
+    };
+    let span = tracing::info_span!("rpc", "otel.kind" = "client");
+    if let Some(parent) = parent.as_ref().and_then(|parent| parent.to_str().ok()) {
+        set_parent(&span, parent);
+    }
+    span
 }
 
 /// What the request being served brought.

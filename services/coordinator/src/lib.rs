@@ -30,6 +30,7 @@ pub mod registry;
 mod report;
 mod retention;
 pub mod saga;
+mod span;
 #[cfg(feature = "testing")]
 pub mod testing;
 

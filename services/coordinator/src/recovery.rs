@@ -336,6 +336,7 @@ mod tests {
             search_attributes: Default::default(),
             deadline_millis: None,
             traceparent: String::new(),
+            parent_span_id: 0,
             shard: ownership::ONLY,
         };
         let start = saga::Command::Start(Box::new(start));

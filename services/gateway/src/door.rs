@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use chassis::trace::KeyValue;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tonic::Code;
 use tracing::Instrument as _;
 
@@ -42,15 +43,28 @@ pub(crate) async fn observe(
         .map(str::to_owned);
     let method = request.method().clone();
     // The route, not the path: ids would make metrics grow without end.
-    let route = match request.extensions().get::<MatchedPath>() {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = match &matched {
         Some(route) => route.as_str().to_owned(),
         None if is_grpc(request.headers()) => "grpc".to_owned(),
         None => "none".to_owned(),
     };
-    let span = tracing::info_span!("http.server", otel.name = format!("{method} {route}"), otel.kind = "server", http.request.method = %method, http.route = route, http.response.status_code = tracing::field::Empty, request_id = id.to_str().unwrap_or_default());
+    let span = tracing::info_span!(
+        "http.server",
+        otel.kind = "server",
+        http.request.method = known(&method),
+        http.route = matched.as_ref().map(MatchedPath::as_str),
+        http.response.status_code = tracing::field::Empty,
+        request_id = id.to_str().unwrap_or_default()
+    );
     if let Some(incoming) = &incoming {
         chassis::trace::set_parent(&span, incoming);
     }
+    let name = || match &matched {
+        Some(route) => format!("{} {}", known(&method), route.as_str()),
+        None => known(&method).to_owned(),
+    };
+    chassis::trace::describe(&span, name, || attributes(&request, matched.as_ref()));
     // Without a collector there is no span to hand on, and the trace begins with a random id.
     let traceparent = incoming.unwrap_or_else(|| chassis::trace::new_root(&*gateway.entropy));
     let mut response = chassis::trace::scope(
@@ -62,6 +76,9 @@ pub(crate) async fn observe(
     let status = response.status().as_u16();
     let elapsed = started.elapsed().as_secs_f64();
     span.record("http.response.status_code", status);
+    if response.status().is_server_error() {
+        chassis::trace::failed(&span, status.to_string());
+    }
     let labels = [
         ("method", known(&method).to_owned()),
         ("route", route),
@@ -78,6 +95,22 @@ pub(crate) async fn observe(
     response
 }
 
+/// What else a collector is told. A path is whatever a caller wrote, ids and worse: its route stands for it.
+fn attributes(request: &Request, route: Option<&MatchedPath>) -> [KeyValue; 4] {
+    let version = match request.version() {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    let path = route.map_or("/", MatchedPath::as_str).to_owned();
+    [
+        KeyValue::new("url.scheme", "http"),
+        KeyValue::new("url.path", path),
+        KeyValue::new("network.protocol.name", "http"),
+        KeyValue::new("network.protocol.version", version),
+    ]
+}
+
 /// The method as a label: whatever else a stranger invents shares one.
 fn known(method: &Method) -> &'static str {
     match *method {
@@ -88,7 +121,7 @@ fn known(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         Method::OPTIONS => "OPTIONS",
-        _ => "OTHER",
+        _ => "_OTHER",
     }
 }
 
@@ -359,6 +392,6 @@ mod tests {
     fn invented_methods_share_a_label() {
         assert_eq!(known(&Method::GET), "GET");
         let invented = Method::from_bytes(b"FOO17").expect("a method");
-        assert_eq!(known(&invented), "OTHER");
+        assert_eq!(known(&invented), "_OTHER");
     }
 }

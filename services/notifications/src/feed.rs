@@ -1,8 +1,10 @@
 //! Follows the orders' feed. How far it was read is stored in the same commit as what was recorded for it.
 
+use chassis::trace::{self, KeyValue};
 use futures_util::FutureExt as _;
 use ledger::{BoxFuture, Cursor, Handler, Ledger, Received, Recorded};
 use sagamesh_api::shop::orders::v1::{OrderPlaced, OrderRejected};
+use tracing::Span;
 
 use crate::decider::{Command, Notifications};
 use crate::domain::OrderNews;
@@ -10,6 +12,8 @@ use crate::mail::recipient;
 
 /// Name of the consumer, on both sides.
 pub(crate) const CONSUMER: &str = "notifications";
+/// What it follows, in spans.
+const FEED: &str = "orders.feed";
 /// Without any news the position is stored after so many events: reading those again costs less than a commit for each message.
 const QUIET_EVENTS: u64 = 1_000;
 
@@ -25,10 +29,15 @@ impl Follower {
     }
 
     async fn follow(&mut self, received: Received) -> Result<(), ledger::Error> {
-        let mut news = Vec::new();
+        let (mut news, mut spans) = (Vec::new(), Vec::new());
         for recorded in &received.events {
             match read(recorded) {
-                Ok(Some(found)) => news.push(found),
+                Ok(Some(mut found)) => {
+                    if trace::exporting() {
+                        spans.push(process(recorded, &mut found));
+                    }
+                    news.push(found);
+                }
                 Ok(None) => {}
                 // Everything behind it would wait for ever; the order itself is not affected.
                 Err(error) => {
@@ -45,12 +54,16 @@ impl Follower {
             log_id: received.log_id,
             position,
         };
-        self.ledger
-            .execute(Command::Follow { news, cursor })
-            .await
-            .map_err(|error| {
-                ledger::Error::Timeout(format!("recording the orders' news: {error}"))
-            })?;
+        let recorded = self.ledger.execute(Command::Follow { news, cursor }).await;
+        if recorded.is_err() {
+            for span in &spans {
+                trace::failed(span, "storage");
+            }
+        }
+        drop(spans);
+        recorded.map_err(|error| {
+            ledger::Error::Timeout(format!("recording the orders' news: {error}"))
+        })?;
         self.stored = position;
         Ok(())
     }
@@ -97,6 +110,33 @@ impl Handler for Follower {
         }
         .boxed()
     }
+}
+
+/// The span in which an event is processed. It continues the trace that the event brought, and what is recorded for the event
+/// continues the span.
+fn process(recorded: &Recorded, news: &mut OrderNews) -> Span {
+    let traceparent = match news {
+        OrderNews::Placed(placed) => &mut placed.traceparent,
+        OrderNews::Rejected { rejected, .. } => &mut rejected.traceparent,
+    };
+    let span = tracing::info_span!(parent: None, "feed_event", "otel.kind" = "consumer");
+    trace::set_parent(&span, traceparent);
+    let attributes = || {
+        [
+            KeyValue::new("messaging.system", "sagamesh"),
+            KeyValue::new("messaging.operation.type", "process"),
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.destination.name", FEED),
+            KeyValue::new("messaging.consumer.group.name", CONSUMER),
+            KeyValue::new("messaging.message.id", recorded.position.to_string()),
+            KeyValue::new("ledger.event.type", recorded.type_name.to_string()),
+        ]
+    };
+    trace::describe(&span, || format!("process {FEED}"), attributes);
+    if let Some(own) = trace::within(&span) {
+        *traceparent = own;
+    }
+    span
 }
 
 /// The news in an event, if it is one that customers are told about.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::Env;
+use chassis::trace::{self, KeyValue};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -14,6 +15,7 @@ use lettre::message::Mailbox;
 use sagamesh_api::shop::notifications::v1::NotificationRecorded;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use crate::backoff::Backoff;
 use crate::decider::{Command, Notifications, stream};
@@ -193,7 +195,13 @@ impl Outbox {
                 .acquire()
                 .await
                 .map_err(|error| passing(&error))?;
-            self.mailer.send(&mail).await?;
+            let span = self.span(id, &note.traceparent);
+            let taken = self.mailer.send(&mail).instrument(span.clone()).await;
+            if taken.is_err() {
+                trace::failed(&span, "mailer");
+            }
+            drop(span);
+            taken?;
             metrics::counter!("notifications_sent_total", "mailer" => self.mailer.kind())
                 .increment(1);
             *sent = true;
@@ -202,6 +210,28 @@ impl Outbox {
             Ok(_) => Ok(()),
             Err(error) => Err(passing(&error)),
         }
+    }
+}
+
+impl Outbox {
+    /// The span of handing a notification over; it continues the trace of whatever asked for that.
+    fn span(&self, id: &str, traceparent: &str) -> Span {
+        if !trace::exporting() {
+            return Span::none();
+        }
+        let span = tracing::info_span!(parent: None, "mail", "otel.kind" = "producer");
+        trace::set_parent(&span, traceparent);
+        let attributes = || {
+            [
+                KeyValue::new("messaging.system", self.mailer.kind()),
+                KeyValue::new("messaging.operation.type", "send"),
+                KeyValue::new("messaging.operation.name", "send"),
+                KeyValue::new("messaging.destination.name", "mail"),
+                KeyValue::new("messaging.message.id", id.to_owned()),
+            ]
+        };
+        trace::describe(&span, || "send mail".to_owned(), attributes);
+        span
     }
 }
 

@@ -79,8 +79,9 @@ fn note(command: &StepCommand, kind: NotificationKind) -> Result<NotificationRec
 async fn run(
     ledger: &Ledger<Notifications>,
     command: &StepCommand,
-    note: NotificationRecorded,
+    mut note: NotificationRecorded,
 ) -> Outcome {
+    note.traceparent = chassis::trace::current().unwrap_or_default();
     match ledger
         .execute(Command::Step {
             key: command.key(),

@@ -32,6 +32,8 @@ pub enum Command {
         refund_saga_id: String,
         /// The client's request, if it gave an id.
         replay: Option<RequestKey>,
+        /// W3C traceparent of the request; may be empty, as everywhere here.
+        trace: String,
     },
     /// The order as it is, read on the write side.
     Read(String),
@@ -52,6 +54,8 @@ pub enum Command {
         reason: String,
         /// Why, for people.
         message: String,
+        /// W3C traceparent of what found that out.
+        trace: String,
     },
     /// A step of a saga.
     Step {
@@ -61,6 +65,8 @@ pub enum Command {
         key: Key,
         /// What to do.
         act: StepAct,
+        /// W3C traceparent of the attempt.
+        trace: String,
     },
 }
 
@@ -201,6 +207,7 @@ impl ledger::Decider for Orders {
                 reason,
                 refund_saga_id,
                 replay,
+                trace,
             } => {
                 let stream = stream(order_id);
                 let state = view.state(&stream);
@@ -218,6 +225,7 @@ impl ledger::Decider for Orders {
                     (Cancelled::Now(events), None) => (events, replay.as_ref()),
                     (Cancelled::Before, None) => (Vec::new(), replay.as_ref()),
                 };
+                let events = within(events, trace);
                 let mut decision = Decision::new(after(state, &events)).events(&stream, events);
                 if let Some(replay) = row {
                     decision = decision.inbox(replay.key.clone(), replay.row(order_id));
@@ -238,12 +246,19 @@ impl ledger::Decider for Orders {
                 order_id,
                 reason,
                 message,
+                trace,
             } => {
                 let stream = stream(order_id);
-                let events = view.state(&stream).saga_undone(order_id, reason, message);
+                let undone = view.state(&stream).saga_undone(order_id, reason, message);
+                let events = within(undone, trace);
                 Ok(Decision::new(after(view.state(&stream), &events)).events(&stream, events))
             }
-            Command::Step { order_id, key, act } => Ok(step(view, order_id, key, act, now)),
+            Command::Step {
+                order_id,
+                key,
+                act,
+                trace,
+            } => Ok(step(view, order_id, key, (act, trace), now)),
         }
     }
 
@@ -338,12 +353,19 @@ fn after(state: &OrderState, events: &[OrderEvent]) -> Reply {
     Reply::State(Box::new(state))
 }
 
+fn within(events: Vec<OrderEvent>, trace: &str) -> Vec<OrderEvent> {
+    events
+        .into_iter()
+        .map(|event| event.within(trace))
+        .collect()
+}
+
 /// A step behind the barrier: its outcome is written with its events.
 fn step(
     view: &View<'_, Orders>,
     order_id: &str,
     key: &Key,
-    act: &StepAct,
+    (act, trace): (&StepAct, &str),
     now: i64,
 ) -> Decision<OrderEvent, Reply> {
     match inbox::check(key, now, |row| view.inbox(row)) {
@@ -357,7 +379,7 @@ fn step(
             {
                 let stream = stream(order_id);
                 let undone = view.state(&stream).reject(&key.saga_id, reason, message);
-                decision = decision.events(&stream, undone.events);
+                decision = decision.events(&stream, within(undone.events, trace));
             }
             return decision;
         }
@@ -381,6 +403,7 @@ fn step(
         Err(refusal) => Outcome::rejected(refusal.reason, refusal.message),
     };
     let rows = inbox::record(key, &outcome);
+    let events = within(events, trace);
     let mut decision = Decision::new(Reply::Outcome(outcome)).events(&stream, events);
     decision.inbox = rows;
     decision

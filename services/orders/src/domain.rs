@@ -62,6 +62,8 @@ pub struct OrderState {
     pub cancelled: bool,
     /// The coordinator is known to hold its refund saga.
     pub refund_started: bool,
+    /// The trace that what it owes continues: of the request that placed it, or that wants it refunded.
+    pub traceparent: String,
 }
 
 impl OrderState {
@@ -92,11 +94,31 @@ impl OrderState {
                 self.saga_started = true;
                 self.locked = true;
             }
-            OrderEvent::CancelRequested(_) => self.cancelled = true,
+            OrderEvent::CancelRequested(cancel) => {
+                self.cancelled = true;
+                if cancel.refund {
+                    self.traceparent.clone_from(&cancel.traceparent);
+                }
+            }
             OrderEvent::Confirmed(_) | OrderEvent::Rejected(_) => self.locked = false,
-            OrderEvent::Placed(_) | OrderEvent::Refunded(_) => {}
+            OrderEvent::Placed(placed) => self.traceparent.clone_from(&placed.traceparent),
+            OrderEvent::Refunded(_) => {}
         }
         apply(&mut self.order, event);
+    }
+}
+
+impl OrderEvent {
+    /// Within the trace that it happened in, where somebody continues that.
+    #[must_use]
+    pub fn within(mut self, trace: &str) -> Self {
+        match &mut self {
+            Self::Placed(OrderPlaced { traceparent, .. })
+            | Self::CancelRequested(CancelRequested { traceparent, .. })
+            | Self::Rejected(OrderRejected { traceparent, .. }) => trace.clone_into(traceparent),
+            Self::SagaStarted(_) | Self::Locked(_) | Self::Confirmed(_) | Self::Refunded(_) => {}
+        }
+        self
     }
 }
 

@@ -61,11 +61,14 @@ impl Inventory {
             })
             .collect();
         let (mut client, token) = (self.client.clone(), self.tasks.token());
+        let trace = chassis::trace::current();
         // A task of its own: a caller that hangs up, or has little time left, says nothing about inventory's health.
         let call = self.tasks.spawn("check availability", async move {
             let mut request = tonic::Request::new(CheckAvailabilityRequest { lines });
             request.set_timeout(DEADLINE);
-            let check = tokio::time::timeout(DEADLINE, client.check_availability(request));
+            let check = client.check_availability(request);
+            let check = chassis::trace::scope(trace.as_deref(), check);
+            let check = tokio::time::timeout(DEADLINE, check);
             let answer = match token.run_until_cancelled(check).await {
                 Some(Ok(answer)) => answer,
                 Some(Err(_)) => Err(Status::deadline_exceeded(

@@ -48,7 +48,6 @@ mod queries;
 pub mod registration;
 mod service;
 mod steps;
-mod traces;
 mod watch;
 
 use std::time::Duration;
@@ -64,7 +63,6 @@ use coordinator::Coordinator;
 use decider::Orders;
 use inventory::Inventory;
 use queries::Queries;
-use traces::Traces;
 
 /// How long tasks may take to stop before the database is closed.
 const TASKS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
@@ -123,13 +121,12 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
 
     let coordinator = Coordinator::new(&config.coordinator, &env);
     let queries = Queries::new(ledger.reader());
-    let (cancels, traces) = (Cancels::default(), Traces::default());
+    let cancels = Cancels::default();
     let owed = owed::Owed {
         ledger: ledger.clone(),
         queries: queries.clone(),
         coordinator: coordinator.clone(),
         cancels: cancels.clone(),
-        traces: traces.clone(),
         env: env.clone(),
     };
     tasks.spawn("owed effects", owed::run(owed, notes, tasks.token()));
@@ -151,7 +148,6 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         inventory,
         hub,
         cancels,
-        traces,
         ids,
     };
     let routes =

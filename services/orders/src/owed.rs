@@ -23,7 +23,6 @@ use crate::coordinator::Coordinator;
 use crate::decider::Orders;
 use crate::domain::{OrderState, outstanding};
 use crate::queries::Queries;
-use crate::traces::Traces;
 use sweep::Sweep;
 
 /// Orders that are looked after at the same time; more wait for their turn.
@@ -70,7 +69,6 @@ pub(crate) struct Owed {
     pub(crate) queries: Queries,
     pub(crate) coordinator: Coordinator,
     pub(crate) cancels: Cancels,
-    pub(crate) traces: Traces,
     pub(crate) env: Env,
 }
 

@@ -26,7 +26,6 @@ use crate::ids::Ids;
 use crate::inventory::Inventory;
 use crate::projection::{ORDERS, show};
 use crate::queries::Queries;
-use crate::traces::Traces;
 use crate::watch::{Hub, OrderStream};
 
 /// How long inventory may think before a repeated request is looked up meanwhile.
@@ -45,7 +44,6 @@ pub(crate) struct Service {
     pub(crate) inventory: Inventory,
     pub(crate) hub: Hub,
     pub(crate) cancels: Cancels,
-    pub(crate) traces: Traces,
     pub(crate) ids: Ids,
 }
 
@@ -140,17 +138,13 @@ impl Service {
         replay: RequestKey,
     ) -> Result<PlaceOrderResponse, Problem> {
         let order_id = self.ids.next();
-        let placed = priced.into_placed(&order_id);
-        self.traces.keep(&order_id);
+        let mut placed = priced.into_placed(&order_id);
+        placed.traceparent = chassis::trace::current().unwrap_or_default();
         let command = Command::Place {
             placed: Box::new(placed.clone()),
             replay,
         };
-        let answer = self.ledger.execute(command).await;
-        if !matches!(&answer, Ok(done) if matches!(done.reply, Reply::Placed(_))) {
-            self.traces.take(&order_id);
-        }
-        let done = answer.map_err(refused)?;
+        let done = self.ledger.execute(command).await.map_err(refused)?;
         match done.reply {
             Reply::Placed(now) => {
                 let mut order = None;
@@ -218,6 +212,7 @@ impl Service {
             reason,
             refund_saga_id,
             replay,
+            trace: chassis::trace::current().unwrap_or_default(),
         };
         let done = self.ledger.execute(command).await.map_err(refused)?;
         let pending =

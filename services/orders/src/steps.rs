@@ -62,6 +62,7 @@ async fn run(ledger: &Ledger<Orders>, command: &StepCommand, act: StepAct) -> Ou
             order_id,
             key: command.key(),
             act,
+            trace: chassis::trace::current().unwrap_or_default(),
         })
         .await
     {

@@ -3,9 +3,42 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::trace::KeyValue;
 use metrics::{Counter, Gauge, Histogram};
+use sagamesh_api::saga::v1::Direction;
+use tracing::Span;
 
-use crate::Outcome;
+use crate::{Outcome, StepCommand};
+
+/// A command is a message from the coordinator's queue for this action, and its attempt is the processing of it.
+pub(crate) fn describe(span: &Span, command: &StepCommand) {
+    if !chassis::trace::exporting() {
+        return;
+    }
+    span.record("otel.kind", "consumer");
+    let operation = match command.direction {
+        Direction::Compensation => "compensate",
+        _ => "execute",
+    };
+    let attributes = || {
+        [
+            KeyValue::new("messaging.system", "sagamesh"),
+            KeyValue::new("messaging.operation.type", "process"),
+            KeyValue::new("messaging.operation.name", operation),
+            KeyValue::new("messaging.destination.name", command.action.clone()),
+            KeyValue::new(
+                "messaging.message.id",
+                format!("{:016x}", command.lease_token),
+            ),
+            KeyValue::new("messaging.message.conversation_id", command.saga_id.clone()),
+        ]
+    };
+    chassis::trace::describe(
+        span,
+        || format!("{operation} {}", command.action),
+        attributes,
+    );
+}
 
 /// Of one action.
 pub(crate) struct StepMetrics {

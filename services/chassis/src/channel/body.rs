@@ -10,9 +10,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::{Code, Status};
+use tracing::Span;
 
 use crate::deadline::Timer;
 use crate::methods::{self, Calls};
+use crate::trace;
 
 /// The body of a peer's answer: ends with DEADLINE_EXCEEDED when the call's time is over, and with UNAVAILABLE when
 /// the connection is lost.
@@ -80,14 +82,16 @@ pub(super) struct Record {
     calls: Option<Arc<Calls>>,
     start: Instant,
     code: Option<Code>,
+    span: Span,
 }
 
 impl Record {
-    pub(super) fn start(path: &str, start: Instant) -> Self {
+    pub(super) fn start(path: &str, start: Instant, span: Span) -> Self {
         Self {
             calls: methods::outgoing(path).cloned(),
             start,
             code: None,
+            span,
         }
     }
 
@@ -105,8 +109,15 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let code = self.code.unwrap_or(Code::Cancelled);
         if let Some(calls) = &self.calls {
-            calls.ended(self.code.unwrap_or(Code::Cancelled), self.start.elapsed());
+            calls.ended(code, self.start.elapsed());
+        }
+        let name = methods::code_name(code);
+        trace::attribute(&self.span, "rpc.response.status_code", name);
+        // A caller that has heard enough of a stream has not failed.
+        if self.code.is_some_and(|code| code != Code::Ok) {
+            trace::failed(&self.span, name);
         }
     }
 }

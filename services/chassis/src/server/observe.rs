@@ -14,8 +14,8 @@ use tower::{Layer, Service};
 use tracing::Span;
 
 use super::details;
-use crate::methods::{Method, Methods};
-use crate::trace;
+use crate::methods::{Method, Methods, code_name};
+use crate::trace::{self, KeyValue};
 
 #[derive(Clone, Debug)]
 pub(crate) struct ObserveLayer {
@@ -63,8 +63,7 @@ where
         let method = Arc::clone(self.layer.methods.get(request.uri().path()));
         let span = tracing::info_span!(
             "rpc",
-            service = method.service,
-            method = method.name,
+            "rpc.method" = method.full_name,
             "otel.kind" = "server"
         );
         if let Some(parent) = trace::of_request(request.headers())
@@ -72,9 +71,16 @@ where
         {
             trace::set_parent(&span, parent);
         }
+        let attributes = || [KeyValue::new("rpc.system.name", "grpc")];
+        trace::describe(&span, || method.full_name.clone(), attributes);
         // Found once here, so that the layers below need no table.
         request.extensions_mut().insert(Arc::clone(&method));
-        let record = Record::start(method, Arc::clone(&self.layer.domain));
+        let exported = if trace::exporting() {
+            span.clone()
+        } else {
+            Span::none()
+        };
+        let record = Record::start(method, Arc::clone(&self.layer.domain), exported);
         let inner = span.in_scope(|| self.inner.call(request));
         ObserveFuture {
             inner,
@@ -91,16 +97,19 @@ struct Record {
     start: Instant,
     code: Option<Code>,
     domain: Arc<str>,
+    /// None where spans are not exported.
+    span: Span,
 }
 
 impl Record {
-    fn start(method: Arc<Method>, domain: Arc<str>) -> Self {
+    fn start(method: Arc<Method>, domain: Arc<str>, span: Span) -> Self {
         method.in_flight.increment(1.0);
         Self {
             method,
             start: Instant::now(),
             code: None,
             domain,
+            span,
         }
     }
 
@@ -117,7 +126,24 @@ impl Drop for Record {
         self.method.in_flight.decrement(1.0);
         let code = self.code.unwrap_or(Code::Cancelled);
         self.method.calls.ended(code, self.start.elapsed());
+        trace::attribute(&self.span, "rpc.response.status_code", code_name(code));
+        if is_failure(code) {
+            trace::failed(&self.span, code_name(code));
+        }
     }
+}
+
+/// Whether a server that answers this has failed; with the other codes it was asked for what it does not do.
+fn is_failure(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 pin_project! {

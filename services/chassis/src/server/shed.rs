@@ -101,7 +101,7 @@ where
         let exempt = request
             .extensions()
             .get::<Arc<Method>>()
-            .is_some_and(|method| method.service == "grpc.health.v1.Health");
+            .is_some_and(|method| method.full_name.starts_with("grpc.health.v1.Health/"));
         if exempt {
             return ShedFuture {
                 inner: Some(self.inner.call(request)),

@@ -178,6 +178,12 @@ async fn check(
         }
         resolved => resolved?,
     };
+    // The saga outlives this request, so it is a span of its own.
+    let (traceparent, parent_span_id) =
+        match chassis::trace::announce(&traceparent, &*engine.env.entropy) {
+            Some(announced) => announced,
+            None => (traceparent, 0),
+        };
     let start = Start {
         plan,
         version_chosen: !request.definition_hash.is_empty(),
@@ -185,6 +191,7 @@ async fn check(
         search_attributes: request.search_attributes,
         deadline_millis,
         traceparent,
+        parent_span_id,
         shard,
     };
     let stream = saga_stream(&request.saga_id);

@@ -10,6 +10,7 @@ use super::attempts::{Attempt, Place};
 use super::timers::Due;
 use super::{Entry, Hub};
 use crate::saga::{self, Effect, SagaState, StepPhase, Timer};
+use crate::span;
 
 impl Hub {
     /// An event of a saga became durable; `state` is the saga after it, and perhaps after later durable events.
@@ -137,6 +138,7 @@ impl Hub {
             for (_, key) in entry.timers {
                 self.timers.remove(key);
             }
+            span::ended(stream.key(), state);
         }
         if !self.waiters.is_empty()
             && let Some(waiters) = self.waiters.remove(stream)

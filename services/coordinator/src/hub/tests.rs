@@ -64,6 +64,7 @@ impl Bench {
             search_attributes: Default::default(),
             deadline_millis: None,
             traceparent: String::new(),
+            parent_span_id: 0,
             shard: 0,
         };
         let command = saga::Command::Start(Box::new(start));

@@ -95,6 +95,7 @@ fn apply(state: &mut SagaState, kind: &T, now: i64, plans: &dyn Plans) -> Result
                 input: started.input.clone(),
                 search_attributes: started.search_attributes.clone(),
                 traceparent: started.traceparent.clone(),
+                parent_span_id: started.parent_span_id,
                 shard: started.shard,
                 outputs: Vec::new(),
                 failures: Vec::new(),

@@ -105,8 +105,10 @@ pub struct Start {
     pub search_attributes: BTreeMap<String, String>,
     /// Overrides the definition's deadline: milliseconds from the start.
     pub deadline_millis: Option<i64>,
-    /// W3C traceparent of the request.
+    /// W3C traceparent that its commands continue.
     pub traceparent: String,
+    /// The span of the request, if `traceparent` is that of a span of the saga's own; otherwise 0.
+    pub parent_span_id: u64,
     /// The shard that it will belong to.
     pub shard: i64,
 }

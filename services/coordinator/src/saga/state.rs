@@ -28,6 +28,7 @@ pub(super) struct Run {
     pub(super) input: BTreeMap<String, Value>,
     pub(super) search_attributes: BTreeMap<String, String>,
     pub(super) traceparent: String,
+    pub(super) parent_span_id: u64,
     pub(super) shard: i64,
     pub(super) outputs: Vec<(StepIndex, Value)>,
     pub(super) failures: Vec<(StepIndex, Failure)>,
@@ -254,9 +255,14 @@ impl SagaState {
         self.run.as_ref().map(|run| &run.search_attributes)
     }
 
-    /// W3C traceparent of the request that started it.
+    /// W3C traceparent that its commands continue.
     pub fn traceparent(&self) -> &str {
         self.run.as_ref().map_or("", |run| &run.traceparent)
+    }
+
+    /// The parent of the saga's own span; 0 if it has none.
+    pub fn parent_span_id(&self) -> u64 {
+        self.run.as_ref().map_or(0, |run| run.parent_span_id)
     }
 
     /// The shard it belongs to.

@@ -37,6 +37,17 @@ pub fn needs(news: &OrderNews) -> Vec<String> {
 /// receipt named, because the event itself names nobody.
 #[must_use]
 pub fn tell(news: &OrderNews, receipt: &NotificationRecord) -> NotificationRecorded {
+    let traceparent = match news {
+        OrderNews::Placed(placed) => &placed.traceparent,
+        OrderNews::Rejected { rejected, .. } => &rejected.traceparent,
+    };
+    NotificationRecorded {
+        traceparent: traceparent.clone(),
+        ..text(news, receipt)
+    }
+}
+
+fn text(news: &OrderNews, receipt: &NotificationRecord) -> NotificationRecorded {
     match news {
         OrderNews::Placed(placed) => {
             let lines: Vec<_> = placed

@@ -157,6 +157,7 @@ fn news_of_orders_become_notifications() {
         }),
         payment_method: "pm_ok".to_owned(),
         contact_email: "alice@example.com".to_owned(),
+        traceparent: String::new(),
     };
     let nothing = NotificationRecord::default();
     let news = OrderNews::Placed(placed);
@@ -178,6 +179,7 @@ fn news_of_orders_become_notifications() {
             saga_id: ORDER.to_owned(),
             reason: "CARD_DECLINED".to_owned(),
             message,
+            traceparent: String::new(),
         },
     };
     assert_eq!(

@@ -73,6 +73,7 @@ pub fn compose(
         recipient: recipient.to_owned(),
         subject: format!("{subject} ({})", one_line(order_id)),
         body,
+        traceparent: String::new(),
     }
 }
 

@@ -141,6 +141,7 @@ impl FakeOrders {
             }),
             payment_method: "pm_ok".to_owned(),
             contact_email: contact_email.to_owned(),
+            traceparent: String::new(),
         };
         self.happened(order_id, "shop.orders.v1.OrderPlaced", &placed)
             .await;
@@ -159,6 +160,7 @@ impl FakeOrders {
             saga_id: order_id.to_owned(),
             reason: "CARD_DECLINED".to_owned(),
             message: message.to_owned(),
+            traceparent: String::new(),
         };
         self.happened(order_id, "shop.orders.v1.OrderRejected", &rejected)
             .await;

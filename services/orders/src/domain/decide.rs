@@ -233,6 +233,7 @@ impl OrderState {
                         reason: reason.to_owned(),
                         refund: false,
                         refund_saga_id: String::new(),
+                        traceparent: String::new(),
                     },
                 )]))
             }
@@ -272,6 +273,7 @@ fn rejected(saga_id: &str, reason: &str, message: &str) -> OrderEvent {
         saga_id: saga_id.to_owned(),
         reason: reason.to_owned(),
         message: message.to_owned(),
+        traceparent: String::new(),
     })
 }
 
@@ -280,5 +282,6 @@ fn refund_requested(reason: &str, refund_saga_id: &str) -> OrderEvent {
         reason: reason.to_owned(),
         refund: true,
         refund_saga_id: refund_saga_id.to_owned(),
+        traceparent: String::new(),
     })
 }

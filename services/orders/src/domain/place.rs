@@ -213,6 +213,7 @@ impl PricedOrder {
             total: Some(self.total),
             payment_method: self.request.payment_method,
             contact_email: self.request.contact_email,
+            traceparent: String::new(),
         }
     }
 }

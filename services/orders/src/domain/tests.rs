@@ -52,6 +52,7 @@ fn placed() -> OrderPlaced {
         total: Some(eur(1_000)),
         payment_method: "pm_ok".to_owned(),
         contact_email: "alice@example.com".to_owned(),
+        traceparent: String::new(),
     }
 }
 

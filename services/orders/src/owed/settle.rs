@@ -14,7 +14,6 @@ use crate::cancels::Answer;
 use crate::coordinator::{Cancel, Started, undone};
 use crate::decider::{Command, Reply};
 use crate::domain::{Effect, OrderState, PLACE_ORDER, REFUND_ORDER, outstanding, saga_input};
-use crate::traces::Traces;
 
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(5);
@@ -51,7 +50,7 @@ pub(super) async fn settle(
             Some(effect) => owed.try_effect(&state, effect).await,
             None if check => {
                 check = false;
-                owed.follow(&state).await
+                within(&state, owed.follow(&state)).await
             }
             None => return,
         };
@@ -69,6 +68,16 @@ pub(super) async fn settle(
             }
         }
     }
+}
+
+/// What an order owes is part of the trace that asked for it, after a crash as well.
+async fn within<F: Future>(state: &OrderState, work: F) -> F::Output {
+    let trace = Some(state.traceparent.as_str()).filter(|trace| !trace.is_empty());
+    chassis::trace::scope(trace, work).await
+}
+
+fn trace() -> String {
+    chassis::trace::current().unwrap_or_default()
 }
 
 async fn wait(backoff: &mut Backoff, owed: &Owed, wake: &Notify) {
@@ -113,11 +122,14 @@ impl Owed {
         let Some(order) = state.order.as_deref() else {
             return Ok(Next::Later);
         };
-        match effect {
-            Effect::StartSaga(_) => self.start(order, false).await,
-            Effect::StartRefund(_) => self.start(order, true).await,
-            Effect::CancelSaga(saga_id) => self.cancel(order, saga_id).await,
-        }
+        let work = async {
+            match effect {
+                Effect::StartSaga(_) => self.start(order, false).await,
+                Effect::StartRefund(_) => self.start(order, true).await,
+                Effect::CancelSaga(saga_id) => self.cancel(order, saga_id).await,
+            }
+        };
+        within(state, work).await
     }
 
     /// Starts the order's saga, or the one that refunds it.
@@ -138,12 +150,7 @@ impl Owed {
             search_attributes: [("order_id".to_owned(), order.order_id.clone())].into(),
             ..StartSagaRequest::default()
         };
-        let trace = if refund {
-            None
-        } else {
-            self.traces.take(&order.order_id)
-        };
-        let command = match Traces::within(trace, self.coordinator.start(request)).await? {
+        let command = match self.coordinator.start(request).await? {
             Started::Held => {
                 metrics::counter!("orders_sagas_started_total", "definition" => definition)
                     .increment(1);
@@ -172,6 +179,7 @@ impl Owed {
                     order_id: order.order_id.clone(),
                     reason: "SAGA_REFUSED".to_owned(),
                     message,
+                    trace: trace(),
                 }
             }
         };
@@ -201,6 +209,7 @@ impl Owed {
                     order_id: order.order_id.clone(),
                     reason,
                     message,
+                    trace: trace(),
                 })
                 .await),
             None => Ok(Next::Later),
@@ -241,6 +250,7 @@ impl Owed {
                     order_id: order.order_id.clone(),
                     reason,
                     message,
+                    trace: trace(),
                 })
                 .await),
             Some((reason, _)) => {

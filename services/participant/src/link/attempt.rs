@@ -85,14 +85,16 @@ impl Attempt {
         let started = Instant::now();
         metrics.running.increment(1.0);
         let span = tracing::info_span!(
-            "saga_step",
-            saga_id = %command.saga_id, step = %command.step, action = %command.action, attempt = command.attempt,
-            direction = crate::command::direction_name(command.direction), outcome = tracing::field::Empty,
+            "saga_step", "otel.kind" = tracing::field::Empty,
+            saga.id = %command.saga_id, saga.step = %command.step, saga.action = %command.action,
+            saga.attempt = command.attempt, saga.direction = crate::command::direction_name(command.direction),
+            saga.outcome = tracing::field::Empty,
         );
         let traceparent = (!command.traceparent.is_empty()).then(|| command.traceparent.clone());
         if let Some(parent) = &traceparent {
             chassis::trace::set_parent(&span, parent);
         }
+        crate::telemetry::describe(&span, &command);
         let (lease_token, saga_id, step) = (
             command.lease_token,
             command.saga_id.clone(),
@@ -118,7 +120,14 @@ impl Attempt {
                 format!("the handler took longer than {timeout:?}"),
             ),
         };
-        span.record("outcome", outcome.label());
+        span.record("saga.outcome", outcome.label());
+        match &outcome {
+            // A business "no" is an answer; it is the saga that fails of it.
+            Outcome::Success(_) | Outcome::Rejected(_) => {}
+            Outcome::Transient(_) | Outcome::Unknown(_) => {
+                chassis::trace::failed(&span, outcome.label());
+            }
+        }
         metrics.ended(&outcome, started.elapsed());
         Ended {
             lease_token,

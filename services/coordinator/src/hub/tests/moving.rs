@@ -14,6 +14,7 @@ impl Bench {
             search_attributes: Default::default(),
             deadline_millis: None,
             traceparent: String::new(),
+            parent_span_id: 0,
             shard: 0,
         };
         let number: u64 = stream.key()[2..].parse().expect("a number");

@@ -17,6 +17,7 @@ pub(super) fn start(start: &Start, now: i64, seed: u64) -> Result<Vec<Transition
         search_attributes: start.search_attributes.clone(),
         deadline_time: deadline.map(timestamp),
         traceparent: start.traceparent.clone(),
+        parent_span_id: start.parent_span_id,
         shard: start.shard,
     };
     let mut draft = Draft {

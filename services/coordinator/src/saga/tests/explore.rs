@@ -155,6 +155,7 @@ fn explore(plan: &Arc<Plan>) -> (usize, usize) {
         input: BTreeMap::new(),
         search_attributes: BTreeMap::new(),
         traceparent: String::new(),
+        parent_span_id: 0,
         shard: 0,
         ..start(plan)
     });

@@ -136,6 +136,7 @@ pub(super) fn start(plan: &Arc<Plan>) -> Start {
         search_attributes: BTreeMap::from([("customer".to_owned(), "7".to_owned())]),
         deadline_millis: None,
         traceparent: "00-1-2-01".into(),
+        parent_span_id: 0,
         shard: 0,
     }
 }
