@@ -14,6 +14,7 @@ pub(crate) async fn run(engine: Engine) {
     let mut known = BTreeSet::new();
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(engine.options.alarm_interval) => {}
             () = token.cancelled() => return,
         }

@@ -18,8 +18,9 @@ pub(crate) async fn run(engine: Engine, mut log: Subscription) {
     let token = engine.tasks.token();
     loop {
         let events = tokio::select! {
-            events = log.next(TOGETHER) => events,
+            biased;
             () = token.cancelled() => return,
+            events = log.next(TOGETHER) => events,
         };
         let seen = match events {
             Ok(events) => see(&engine, &events).await,
@@ -28,6 +29,7 @@ pub(crate) async fn run(engine: Engine, mut log: Subscription) {
         if let Err(error) = seen {
             tracing::warn!(%error, "the log could not be followed; it is tried again");
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(PAUSE) => {}
                 () = token.cancelled() => return,
             }

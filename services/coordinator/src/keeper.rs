@@ -81,6 +81,7 @@ impl Keeper {
         let token = engine.tasks.token();
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(LOOK) => {}
                 () = engine.ownership.news() => tokio::time::sleep(AT_MOST).await,
                 () = token.cancelled() => return,
@@ -135,6 +136,7 @@ impl Keeper {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(LOOK) => {}
                 () = token.cancelled() => return,
             }

@@ -137,6 +137,7 @@ pub async fn serve(
         }
         dispatch.with(|hub, _| hub.drain(chassis::timestamp::from_duration(grace)));
         tokio::select! {
+            biased;
             () = tokio::time::sleep(grace) => {}
             () = stop.cancelled() => {}
         }
@@ -176,7 +177,7 @@ pub async fn open_deciding(
 ) -> anyhow::Result<Opened> {
     let (env, tasks) = (process.env.clone(), process.tasks.clone());
     let registry = Arc::new(Registry::default());
-    let shared = !config.store.database_url.is_empty();
+    let shared = config.store.is_shared();
     let ownership = match shared {
         true => Ownership::shared(&env),
         false => Ownership::alone(&env),

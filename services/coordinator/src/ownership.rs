@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chassis::Env;
 use ledger::{Fence, Standing};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// The shard of a log that is for one process.
@@ -34,7 +34,9 @@ struct Inner {
     /// Until when nobody else can own what is held: by the monotonic clock, in milliseconds since `begun`, and by the clock of the day, in Unix
     /// milliseconds. The first of them counts: one stands still while the machine sleeps, the other one may be set.
     until: (AtomicU64, AtomicI64),
-    standing: watch::Sender<Arc<Standing>>,
+    standing: RwLock<Arc<Standing>>,
+    /// Wakes those who wait for that in the order in which they came: a simulation must run the same way twice.
+    seen: Notify,
     shared: bool,
     news: Notify,
 }
@@ -66,7 +68,8 @@ impl Ownership {
             held: RwLock::default(),
             home: AtomicI64::new(NONE),
             until: (AtomicU64::new(0), AtomicI64::new(0)),
-            standing: watch::Sender::default(),
+            standing: RwLock::default(),
+            seen: Notify::new(),
             shared,
             news: Notify::new(),
         }))
@@ -112,25 +115,28 @@ impl Ownership {
 
     /// Who is there and who owns what, as it was seen last.
     pub fn standing(&self) -> Arc<Standing> {
-        Arc::clone(&self.0.standing.borrow())
+        let standing = self.0.standing.read();
+        Arc::clone(&standing.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks who is there and who owns what, and waits for the answer.
     pub(crate) async fn look_again(&self) {
-        let mut standing = self.0.standing.subscribe();
+        let seen = self.0.seen.notified();
         self.0.news.notify_one();
         // Whoever asked looks at what is known then, whether or not that is new.
-        drop(tokio::time::timeout(LOOK_AGAIN, standing.changed()).await);
+        drop(tokio::time::timeout(LOOK_AGAIN, seen).await);
     }
 
     /// Waits until a shard has another owner than now, or none.
     pub(crate) async fn moved(&self, shard: i64) {
-        let mut standing = self.0.standing.subscribe();
-        let owner = standing.borrow_and_update().owner(shard).map(str::to_owned);
-        let moved = standing.wait_for(|standing| standing.owner(shard) != owner.as_deref());
-        if moved.await.is_err() {
-            // It lives as long as this.
-            std::future::pending::<()>().await;
+        let owner = self.standing().owner(shard).map(str::to_owned);
+        loop {
+            // Before the look: what is seen after it is not missed.
+            let seen = self.0.seen.notified();
+            if self.standing().owner(shard) != owner.as_deref() {
+                return;
+            }
+            seen.await;
         }
     }
 
@@ -167,7 +173,9 @@ impl Ownership {
     }
 
     pub(crate) fn set_standing(&self, standing: Standing) {
-        self.0.standing.send_replace(Arc::new(standing));
+        let known = self.0.standing.write();
+        *known.unwrap_or_else(PoisonError::into_inner) = Arc::new(standing);
+        self.0.seen.notify_waiters();
     }
 
     /// Nobody else can own what is held for so long after `asked` (and after the Unix milliseconds beside it).

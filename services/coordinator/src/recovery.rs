@@ -157,6 +157,7 @@ pub(crate) async fn run_scan(engine: Engine) {
     let found = metrics::counter!("saga_found_open_total");
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(engine.options.scan_interval) => {}
             () = token.cancelled() => return,
         }

@@ -108,6 +108,7 @@ impl Engine {
             verdict = self.record(result.clone()).await;
             if !matches!(verdict, Verdict::Settled(_)) {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(PAUSE) => {}
                     () = stop.cancelled() => return None,
                 }

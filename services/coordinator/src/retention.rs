@@ -32,6 +32,7 @@ pub(crate) async fn run(engine: Engine) {
             }
         };
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = token.cancelled() => return,
         }

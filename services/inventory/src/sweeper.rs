@@ -105,10 +105,12 @@ impl Sweeper {
         tasks.spawn("reservation-sweeper", async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(self.sweep.interval) => {}
                 }
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     result = self.round() => if let Err(error) = result {
                         tracing::warn!(%error, "expired reservations could not be looked at; the next round tries again");

@@ -367,6 +367,11 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
     }
 
     fn decide(&mut self, waiting: Waiting<D>, round: &mut Round<D>) {
+        let unread = |stream| !self.inner.cache.contains(stream);
+        if waiting.streams.iter().any(unread) {
+            // An earlier command of this round wants one of its streams to be read first.
+            return self.look_first(waiting);
+        }
         let facts = Facts {
             cache: &self.inner.cache,
             inbox: &self.inner.inbox,

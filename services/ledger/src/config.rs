@@ -45,7 +45,7 @@ impl StoreConfig {
         }
     }
 
-    /// A simulated disk.
+    /// A simulated disk or database.
     pub fn simulated(disk: &SimulatedDisk) -> Self {
         Self {
             simulated: Some(disk.clone()),
@@ -57,6 +57,14 @@ impl StoreConfig {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Whether several processes may have the log open at once.
+    pub fn is_shared(&self) -> bool {
+        match &self.simulated {
+            Some(disk) => disk.is_database(),
+            None => !self.database_url.is_empty(),
+        }
     }
 
     /// The SQLite file.

@@ -349,8 +349,8 @@ impl<D: Decider> Ledger<D> {
     /// Shards that processes of the name `me` and others share, each owned by one of them at a time; `None` where the log is for one process, which owns
     /// everything. `lease` is how long what a process owns stays its own without a sign of life.
     pub fn shards(&self, me: Member, lease: Duration) -> Option<Shards> {
-        let pool = self.shared.store.leases()?;
-        Some(Shards::new(pool, Arc::clone(&self.shared.log), me, lease))
+        let table = self.shared.store.leases()?;
+        Some(Shards::new(table, Arc::clone(&self.shared.log), me, lease))
     }
 
     /// Closes the database. Call it after the tasks have ended; without it the next open replays the write-ahead log.
@@ -388,6 +388,7 @@ async fn upkeep(store: Arc<dyn Store>, env: Env, retention: (Duration, Duration)
     let mut after = 0;
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
             () = token.cancelled() => return,
         }
@@ -426,6 +427,7 @@ async fn poll_head(store: Arc<dyn Store>, log: Arc<Log>, every: Duration, tasks:
     let token = tasks.token();
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(every) => {}
             () = token.cancelled() => return,
         }

@@ -4,7 +4,7 @@
 //! cached state, writes all their events in one transaction, and only then answers. Reads come from [`Projection`]s: tables in the same database
 //! that follow the log. Other services follow the log through the [feed](Ledger::feed).
 //!
-//! The log is kept in SQLite, in PostgreSQL, or on a simulated disk for tests.
+//! The log is kept in SQLite, in PostgreSQL, or on a simulated disk for tests, which several processes may share like a PostgreSQL.
 
 mod backup;
 mod committer;
@@ -35,7 +35,7 @@ pub use projection::Projection;
 pub use recorded::Recorded;
 pub use shards::{Lease, Member, Shards, Standing, Taken};
 pub use sql::Value;
-pub use store::simulated::{DiskScript, Fate, Fault, SimulatedDisk};
+pub use store::simulated::{DiskScript, Fate, Fault, Mistake, SimulatedDisk};
 pub use stream::StreamId;
 
 /// A boxed future, as [`Projection::apply`] and [`Handler`] return it.

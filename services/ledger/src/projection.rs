@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::Tasks;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::log::Log;
 use crate::sql::{Dialect, Tx};
@@ -13,8 +13,10 @@ use crate::store::{BoxFuture, Store};
 use crate::{Error, Recorded};
 
 mod follower;
+mod progress;
 
 use follower::Follower;
+use progress::Progress;
 
 /// Tables derived from the log. They are filled by [`apply`](Projection::apply) from the first event on, and can be rebuilt at any time.
 pub trait Projection: Send + 'static {
@@ -49,8 +51,7 @@ pub trait Projection: Send + 'static {
 pub(crate) struct Followers(BTreeMap<&'static str, Handle>);
 
 struct Handle {
-    position: watch::Receiver<u64>,
-    hurry: Arc<Notify>,
+    progress: Arc<Progress>,
     rebuild: mpsc::Sender<oneshot::Sender<Result<(), Error>>>,
 }
 
@@ -67,22 +68,16 @@ impl Followers {
         for projection in projections {
             let name = projection.name();
             let (rebuild, requests) = mpsc::channel(1);
-            let (sender, position) = watch::channel(0);
-            let hurry = Arc::new(Notify::new());
+            let progress = Arc::<Progress>::default();
             let mut follower = Follower::new(
                 Arc::clone(store),
                 Arc::clone(log),
                 projection,
-                sender,
-                Arc::clone(&hurry),
+                Arc::clone(&progress),
                 abandoned,
             );
             follower.prepare().await?;
-            let handle = Handle {
-                position,
-                hurry,
-                rebuild,
-            };
+            let handle = Handle { progress, rebuild };
             if handles.insert(name, handle).is_some() {
                 return Err(Error::Config(format!("two projections are named {name}")));
             }
@@ -98,7 +93,7 @@ impl Followers {
     }
 
     pub(crate) fn position(&self, name: &str) -> Result<u64, Error> {
-        Ok(*self.find(name)?.position.borrow())
+        Ok(self.find(name)?.progress.get())
     }
 
     pub(crate) async fn wait(
@@ -107,16 +102,10 @@ impl Followers {
         position: u64,
         within: Duration,
     ) -> Result<(), Error> {
-        let handle = self.find(name)?;
-        let mut reached = handle.position.clone();
-        if *reached.borrow() < position {
-            handle.hurry.notify_one();
-        }
-        let waiting =
-            tokio::time::timeout(within, reached.wait_for(|reached| *reached >= position));
-        match waiting.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(Error::Closed),
+        let progress = &self.find(name)?.progress;
+        match tokio::time::timeout(within, progress.reached(position)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Closed),
             Err(_) => Err(Error::Timeout(format!(
                 "position {position} of projection {name}"
             ))),

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::log::Log;
+use crate::store::BoxFuture;
 use crate::{Error, Fence};
 
 /// A replica: the name that its process runs under, and where others reach it.
@@ -83,169 +83,91 @@ impl Standing {
     }
 }
 
+/// A process among those that own shards.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    /// The replica that it is.
+    pub(crate) member: Member,
+    /// Tells it from other processes of the same name.
+    pub(crate) session: String,
+    /// How long it owns what it has without a sign of life.
+    pub(crate) lease: Duration,
+}
+
+/// Where owners and leases are kept: beside the log, so that an append can check them. Each call is one transaction; see [`Shards`] for what they do.
+pub(crate) trait LeaseTable: Send + Sync {
+    fn arrive<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<(), Error>>;
+    fn renew<'a>(&'a self, me: &'a Owner, leaving: bool) -> BoxFuture<'a, Result<bool, Error>>;
+    fn look<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<Standing, Error>>;
+    fn take<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<Vec<Taken>, Error>>;
+    fn release<'a>(
+        &'a self,
+        me: &'a Owner,
+        fence: Fence,
+        handed: &'a [u8],
+    ) -> BoxFuture<'a, Result<bool, Error>>;
+    fn leave<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<(), Error>>;
+}
+
 /// The shards of a log, as one process deals with them. Dropping it gives nothing back.
 pub struct Shards {
-    pool: PgPool,
+    table: Arc<dyn LeaseTable>,
     log: Arc<Log>,
-    me: Member,
-    session: String,
-    lease: Duration,
+    me: Owner,
 }
 
 impl Shards {
-    pub(crate) fn new(pool: PgPool, log: Arc<Log>, me: Member, lease: Duration) -> Self {
-        Self {
-            pool,
-            log,
-            me,
+    pub(crate) fn new(
+        table: Arc<dyn LeaseTable>,
+        log: Arc<Log>,
+        member: Member,
+        lease: Duration,
+    ) -> Self {
+        let me = Owner {
+            member,
             session: Uuid::now_v7().to_string(),
             lease,
-        }
+        };
+        Self { table, log, me }
     }
 
     /// This replica.
     pub fn me(&self) -> &Member {
-        &self.me
+        &self.me.member
     }
 
     /// Arrives: from now on an earlier process of this name owns nothing, and there is a shard whose home this is.
     pub async fn arrive(&self) -> Result<(), Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("SELECT 1 FROM ledger_shards WHERE shard = 0 FOR UPDATE")
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query(
-            "INSERT INTO ledger_owners (name, session, address, draining, expires) \
-             VALUES ($1, $2, $3, FALSE, clock_timestamp() + make_interval(secs => $4)) \
-             ON CONFLICT (name) DO UPDATE SET session = excluded.session, address = excluded.address, \
-             draining = excluded.draining, expires = excluded.expires",
-        )
-        .bind(&self.me.name)
-        .bind(&self.session)
-        .bind(&self.me.address)
-        .bind(self.lease.as_secs_f64())
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query(
-            "INSERT INTO ledger_leases (shard, home) SELECT COALESCE(MAX(shard) + 1, 0), $1 FROM ledger_leases \
-             ON CONFLICT (home) DO NOTHING",
-        )
-        .bind(&self.me.name)
-        .execute(&mut *tx)
-        .await?;
-        Ok(tx.commit().await?)
+        self.table.arrive(&self.me).await
     }
 
     /// Keeps what this process owns for another lease. False if another process runs under this name now: then this one owns nothing.
     pub async fn renew(&self, leaving: bool) -> Result<bool, Error> {
-        let renewed = sqlx::query(
-            "UPDATE ledger_owners SET draining = $3, expires = clock_timestamp() + make_interval(secs => $4) \
-             WHERE name = $1 AND session = $2",
-        )
-        .bind(&self.me.name)
-        .bind(&self.session)
-        .bind(leaving)
-        .bind(self.lease.as_secs_f64())
-        .execute(&self.pool)
-        .await?;
-        Ok(renewed.rows_affected() > 0)
+        self.table.renew(&self.me, leaving).await
     }
 
     /// Who is there and who owns what.
     pub async fn look(&self) -> Result<Standing, Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .execute(&mut *tx)
-            .await?;
-        let members = sqlx::query(
-            "SELECT name, address, draining FROM ledger_owners WHERE expires > clock_timestamp() ORDER BY name",
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        let leases = sqlx::query(
-            "SELECT l.shard, l.home, o.name, l.epoch, l.owner = $1 AND l.session = $2 FROM ledger_leases l \
-             LEFT JOIN ledger_owners o ON o.name = l.owner AND o.session = l.session AND o.expires > clock_timestamp() \
-             ORDER BY l.shard",
-        )
-        .bind(&self.me.name)
-        .bind(&self.session)
-        .fetch_all(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        let member = |row: &sqlx::postgres::PgRow| {
-            let member = Member {
-                name: row.try_get(0)?,
-                address: row.try_get(1)?,
-            };
-            Ok((member, row.try_get(2)?))
-        };
-        let lease = |row: &sqlx::postgres::PgRow| {
-            Ok(Lease {
-                shard: row.try_get(0)?,
-                home: row.try_get(1)?,
-                owner: row.try_get(2)?,
-                epoch: row.try_get(3)?,
-                mine: row.try_get::<Option<bool>, _>(4)?.unwrap_or(false),
-            })
-        };
-        Ok(Standing {
-            members: members.iter().map(member).collect::<Result<_, Error>>()?,
-            leases: leases.iter().map(lease).collect::<Result<_, Error>>()?,
-        })
+        self.table.look(&self.me).await
     }
 
     /// Takes every shard that nobody owns and whose home is this replica, or is not there.
     pub async fn take(&self) -> Result<Vec<Taken>, Error> {
-        let rows = sqlx::query(
-            "SELECT shard_taken, new_epoch, handed_over, log_head FROM ledger_take($1, $2)",
-        )
-        .bind(&self.me.name)
-        .bind(&self.session)
-        .fetch_all(&self.pool)
-        .await?;
-        let taken = rows.iter().map(|row| {
-            let head = row.try_get::<i64, _>(3)? as u64;
-            // Whoever takes a shard must see all that was written before.
-            self.log.advance(head);
-            Ok(Taken {
-                fence: Fence {
-                    shard: row.try_get(0)?,
-                    epoch: row.try_get(1)?,
-                },
-                handed: row.try_get(2)?,
-                head,
-            })
-        });
-        taken.collect()
+        let taken = self.table.take(&self.me).await?;
+        // Whoever takes a shard must see all that was written before.
+        let head = taken.iter().map(|taken| taken.head).max();
+        self.log.advance(head.unwrap_or(0));
+        Ok(taken)
     }
 
     /// Gives a shard up, and leaves `handed` for whoever takes it. False if it was lost before.
     pub async fn release(&self, fence: Fence, handed: &[u8]) -> Result<bool, Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("SELECT 1 FROM ledger_shards WHERE shard = 0 FOR UPDATE")
-            .execute(&mut *tx)
-            .await?;
-        let released = sqlx::query(
-            "UPDATE ledger_leases SET owner = NULL, session = NULL, handed = $3 WHERE shard = $1 AND epoch = $2 AND session = $4",
-        )
-        .bind(fence.shard)
-        .bind(fence.epoch)
-        .bind(handed)
-        .bind(&self.session)
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(released.rows_affected() > 0)
+        self.table.release(&self.me, fence, handed).await
     }
 
     /// Goes, at once, with whatever this process still owns.
     pub async fn leave(&self) -> Result<(), Error> {
-        sqlx::query("DELETE FROM ledger_owners WHERE name = $1 AND session = $2")
-            .bind(&self.me.name)
-            .bind(&self.session)
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        self.table.leave(&self.me).await
     }
 }
 
@@ -253,8 +175,6 @@ impl std::fmt::Debug for Shards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shards")
             .field("me", &self.me)
-            .field("session", &self.session)
-            .field("lease", &self.lease)
             .finish_non_exhaustive()
     }
 }

@@ -22,6 +22,7 @@ use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqliteConnection,
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::Error;
+use crate::store::simulated::SimulatedDisk;
 use crate::store::sqlite::Writer;
 
 pub(crate) use at_once::at_once;
@@ -181,7 +182,8 @@ pub struct Sql(pub(crate) Pool);
 pub(crate) enum Pool {
     Sqlite(SqlitePool),
     /// One connection of a simulation: see [`at_once()`]. A pool takes its connections back in tasks, which could not run meanwhile.
-    AtOnce(Arc<Mutex<SqliteConnection>>),
+    /// The disk is asked before whether it can be reached.
+    AtOnce(Arc<Mutex<SqliteConnection>>, Option<SimulatedDisk>),
     Postgres(PgPool),
 }
 
@@ -189,8 +191,18 @@ impl Sql {
     /// Which database it is.
     pub fn dialect(&self) -> Dialect {
         match &self.0 {
-            Pool::Sqlite(_) | Pool::AtOnce(_) => Dialect::Sqlite,
+            Pool::Sqlite(_) | Pool::AtOnce(..) => Dialect::Sqlite,
             Pool::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// The same connection for a process that reaches it as it reaches this disk.
+    pub(crate) fn asking(&self, disk: &SimulatedDisk) -> Self {
+        match &self.0 {
+            Pool::AtOnce(connection, _) => {
+                Self(Pool::AtOnce(Arc::clone(connection), Some(disk.clone())))
+            }
+            _ => self.clone(),
         }
     }
 
@@ -207,7 +219,10 @@ impl Sql {
                     .await?;
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
-            Pool::AtOnce(connection) => {
+            Pool::AtOnce(connection, disk) => {
+                if let Some(disk) = disk {
+                    disk.ping().await?;
+                }
                 let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
                 let mut connection = connection.lock().await;
                 let rows = at_once(true, query.fetch_all(&mut *connection)).await?;
@@ -235,7 +250,10 @@ impl Sql {
                     .await?;
                 Ok(row.map(Row::Sqlite))
             }
-            Pool::AtOnce(connection) => {
+            Pool::AtOnce(connection, disk) => {
+                if let Some(disk) = disk {
+                    disk.ping().await?;
+                }
                 let query = sqlx::query_with::<Sqlite, _>(sql, sqlite(params)?);
                 let mut connection = connection.lock().await;
                 let row = at_once(true, query.fetch_optional(&mut *connection)).await?;

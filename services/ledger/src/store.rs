@@ -4,9 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::shards::LeaseTable;
 use crate::sql::{Sql, Tx};
 use crate::{Cursor, Error, Fence, Recorded, StreamId};
 
@@ -194,8 +194,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn reader(&self) -> Sql;
     /// Deletes old inbox rows, a few at once.
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>>;
-    /// Connections for leases, where others may write.
-    fn leases(&self) -> Option<PgPool> {
+    /// Owners and leases, where others may write.
+    fn leases(&self) -> Option<Arc<dyn LeaseTable>> {
         None
     }
     /// Housekeeping that must not delay commits (a checkpoint); `written` is how many events were written since the last one.

@@ -156,6 +156,7 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     // Ready means: an order that is taken can be carried out.
     let draining = tasks.draining();
     let registered = tokio::select! {
+        biased;
         registered = registration::register(&coordinator, &env) => registered.map(|()| true),
         () = draining.cancelled() => Ok(false),
     };

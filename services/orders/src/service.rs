@@ -118,6 +118,7 @@ impl Service {
         let lines = order.request().lines.clone();
         let mut check = pin!(self.inventory.check(&lines));
         let answer = tokio::select! {
+            biased;
             answer = &mut check => answer,
             () = tokio::time::sleep(PATIENCE) => match self.look_up(&replay).await? {
                 Some(before) => return Ok(before),

@@ -60,6 +60,7 @@ impl Hub {
     pub(crate) async fn run(self, mut subscription: Subscription, token: CancellationToken) {
         loop {
             let events = tokio::select! {
+                biased;
                 () = token.cancelled() => return,
                 events = subscription.next(BATCH) => events,
             };

@@ -29,6 +29,7 @@ struct State {
 
 #[derive(Default)]
 struct Open {
+    shard: i64,
     /// Steps that wait for a person.
     attention: BTreeSet<String>,
     uncared: u32,
@@ -53,10 +54,19 @@ impl Audit {
     fn look(&self, world: &World) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.read(world);
-        let Some(engine) = world.engine(COORDINATOR) else {
+        let Some(log) = world.disk(world.setup.log()) else {
             return;
         };
         for (saga, open) in &mut state.open {
+            let owner = match world.setup.replicas {
+                1 => Some(COORDINATOR.to_owned()),
+                _ => log.owner(open.shard),
+            };
+            // While nobody owns it, or its owner is about to take it in, there is nobody to ask; in the end it must have ended all the same.
+            let Some(engine) = owner.and_then(|owner| world.engine(&owner)) else {
+                open.uncared = 0;
+                continue;
+            };
             let stream = saga_stream(saga);
             let awaited = engine.dispatch.look(|hub, _| hub.awaited(&stream));
             let cared = match awaited {
@@ -77,10 +87,13 @@ impl State {
     fn read(&mut self, world: &World) {
         let entries = world.history.entries();
         for entry in &entries[self.read..] {
-            let What::Durable { machine, events } = &entry.what else {
+            let What::Durable {
+                machine, events, ..
+            } = &entry.what
+            else {
                 continue;
             };
-            if machine != COORDINATOR {
+            if machine != world.setup.log() {
                 continue;
             }
             for (saga, event) in events.iter().filter_map(saga_event) {
@@ -102,6 +115,7 @@ impl Open {
     fn apply(&mut self, event: &SagaEvent) -> bool {
         for transition in &event.transitions {
             match &transition.kind {
+                Some(Kind::Started(started)) => self.shard = started.shard,
                 Some(Kind::Parked(parked)) => drop(self.attention.insert(parked.step.clone())),
                 Some(Kind::Stalled(stalled)) => drop(self.attention.insert(stalled.step.clone())),
                 Some(Kind::Succeeded(done)) => drop(self.attention.remove(&done.step)),

@@ -7,6 +7,7 @@ pub mod streams;
 
 use coordinator::decider::Decide;
 use coordinator::saga;
+use ledger::Mistake;
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -33,11 +34,17 @@ pub enum Bug {
     UndoAfterPivot,
     /// A watcher that comes back misses an event.
     WatchWithGap,
+    /// The database writes whatever the epoch under which it was decided.
+    ForgetEpoch,
+    /// A shard that is taken over keeps its epoch.
+    KeepEpoch,
+    /// Commands are sent although the lease is over: leases end sooner than those who have them think.
+    ReleaseAfterLease,
 }
 
 impl Bug {
     /// Every bug, and the promises that may notice it.
-    pub const ALL: [(Bug, &'static [u8]); 11] = [
+    pub const ALL: [(Bug, &'static [u8]); 14] = [
         (Bug::NoBarrier, &[6]),
         (Bug::NoVoid, &[6]),
         (Bug::AnswerBeforeCommit, &[6]),
@@ -49,7 +56,15 @@ impl Bug {
         (Bug::ForwardAfterAbort, &[3]),
         (Bug::UndoAfterPivot, &[5]),
         (Bug::WatchWithGap, &[9]),
+        (Bug::ForgetEpoch, &[7]),
+        (Bug::KeepEpoch, &[7]),
+        (Bug::ReleaseAfterLease, &[7]),
     ];
+
+    /// Whether it takes several replicas to have it.
+    pub fn needs_replicas(self) -> bool {
+        mistake(self).is_some()
+    }
 }
 
 /// How the coordinator decides.
@@ -60,5 +75,15 @@ pub fn decide(bug: Option<Bug>) -> Decide {
         Some(Bug::UnknownIsNo) => decisions::unknown_is_no,
         Some(Bug::LoseTimer) => decisions::losing_timers,
         _ => saga::decide,
+    }
+}
+
+/// What the database of the coordinator's replicas does wrong.
+pub fn mistake(bug: Bug) -> Option<Mistake> {
+    match bug {
+        Bug::ForgetEpoch => Some(Mistake::ForgetsLeases),
+        Bug::KeepEpoch => Some(Mistake::KeepsEpochs),
+        Bug::ReleaseAfterLease => Some(Mistake::EndsLeasesEarly),
+        _ => None,
     }
 }

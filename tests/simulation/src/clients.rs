@@ -7,39 +7,56 @@ use prost::Message as _;
 use sagamesh_api::saga::v1::definition_service_client::DefinitionServiceClient;
 use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use sagamesh_api::saga::v1::{
-    ActivateDefinitionRequest, CancelSagaRequest, Definition, RegisterDefinitionRequest,
-    SignalSagaRequest, StartSagaRequest, WatchSagaRequest,
+    ActivateDefinitionRequest, CancelSagaRequest, Definition, GetSagaRequest,
+    RegisterDefinitionRequest, SignalSagaRequest, StartSagaRequest, WatchSagaRequest,
 };
 use tonic::{Code, Status};
 
 use crate::dice::{Dice, fnv};
 use crate::graphs::{self, SIGNAL};
 use crate::history::What;
-use crate::world::{COORDINATOR, World};
+use crate::setup::url;
+use crate::world::World;
 
 /// Host of all clients.
 const HOST: &str = "clients";
 /// Pause before something is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Clients of one coordinator.
+/// Clients of the coordinator, each call to any of its replicas.
 #[derive(Clone)]
 pub struct Clients {
     world: Arc<World>,
-    sagas: SagaServiceClient<chassis::PeerChannel>,
-    definitions: DefinitionServiceClient<chassis::PeerChannel>,
+    channels: Vec<chassis::PeerChannel>,
+    dice: Arc<Dice>,
 }
 
 impl Clients {
     /// Clients on a host of their own.
     pub fn new(world: &Arc<World>) -> Self {
         let env = world.env_of_client(HOST);
-        let channel = chassis::channel(&env, &format!("http://{COORDINATOR}:50051"));
+        let coordinators = world.setup.coordinators();
+        let channels = coordinators.iter();
         Self {
             world: Arc::clone(world),
-            sagas: SagaServiceClient::new(channel.clone()),
-            definitions: DefinitionServiceClient::new(channel),
+            channels: channels
+                .map(|machine| chassis::channel(&env, &url(machine)))
+                .collect(),
+            dice: Arc::new(Dice::named(world.seed, "replicas that are called")),
         }
+    }
+
+    fn channel(&self) -> chassis::PeerChannel {
+        let at = self.dice.below(self.channels.len() as u64);
+        self.channels[usize::try_from(at).unwrap_or(0)].clone()
+    }
+
+    fn sagas(&self) -> SagaServiceClient<chassis::PeerChannel> {
+        SagaServiceClient::new(self.channel())
+    }
+
+    fn definitions(&self) -> DefinitionServiceClient<chassis::PeerChannel> {
+        DefinitionServiceClient::new(self.channel())
     }
 
     /// Registers and activates a definition, however often it takes.
@@ -49,7 +66,7 @@ impl Clients {
             let request = RegisterDefinitionRequest {
                 definition: Some(definition.clone()),
             };
-            match self.definitions.clone().register_definition(request).await {
+            match self.definitions().register_definition(request).await {
                 Ok(response) => {
                     break response
                         .into_inner()
@@ -65,7 +82,7 @@ impl Clients {
                 name: name.clone(),
                 hash: String::new(),
             };
-            let active = match self.definitions.clone().get_definition(request).await {
+            let active = match self.definitions().get_definition(request).await {
                 Ok(response) => response.into_inner().version.map(|version| version.hash),
                 Err(status) if status.code() == Code::NotFound => None,
                 Err(status) => {
@@ -78,7 +95,7 @@ impl Clients {
                 hash: hash.clone(),
                 expected_active_hash: active.unwrap_or_default(),
             };
-            match self.definitions.clone().activate_definition(request).await {
+            match self.definitions().activate_definition(request).await {
                 Ok(_) => return,
                 Err(status) => self.expected(&name, &status).await,
             }
@@ -126,7 +143,7 @@ impl Clients {
                 deadline,
                 ..StartSagaRequest::default()
             };
-            match self.sagas.clone().start_saga(request).await {
+            match self.sagas().start_saga(request).await {
                 Ok(_) => break,
                 Err(status) => self.expected(&saga, &status).await,
             }
@@ -134,6 +151,10 @@ impl Clients {
         self.world
             .history
             .add(What::Acknowledged { saga: saga.clone() });
+        if dice.happens(500) && self.world.setup.script.is_none() {
+            tokio::time::sleep(dice.millis(0, 3_000)).await;
+            self.get(&saga).await;
+        }
         if dice.happens(700) {
             tokio::time::sleep(dice.millis(0, 6_000)).await;
             self.signal(&saga).await;
@@ -144,9 +165,24 @@ impl Clients {
                 saga_id: saga.clone(),
                 reason: "the client changed its mind".to_owned(),
             };
-            let answer = self.sagas.clone().cancel_saga(request).await;
+            let answer = self.sagas().cancel_saga(request).await;
             self.note(format!("cancel {saga}: {}", in_short(&answer)));
         }
+    }
+
+    /// Whoever is asked knows a saga whose start was acknowledged.
+    async fn get(&self, saga: &str) {
+        let request = GetSagaRequest {
+            saga_id: saga.to_owned(),
+        };
+        let answer = self.sagas().get_saga(request).await;
+        if let Err(status) = &answer
+            && status.code() == Code::NotFound
+        {
+            let text = format!("{saga} was started, and is not found");
+            self.world.history.add(What::Broken(text));
+        }
+        self.note(format!("get {saga}: {}", in_short(&answer)));
     }
 
     async fn signal(&self, saga: &str) {
@@ -157,7 +193,7 @@ impl Clients {
                 signal_id: "1".to_owned(),
                 payload: None,
             };
-            let answer = self.sagas.clone().signal_saga(request).await;
+            let answer = self.sagas().signal_saga(request).await;
             self.note(format!("signal {saga}: {}", in_short(&answer)));
             match answer {
                 Err(status) if status.code() == Code::Unavailable => {
@@ -176,7 +212,7 @@ impl Clients {
                 saga_id: saga.clone(),
                 after_version: seen,
             };
-            let stream = match self.sagas.clone().watch_saga(request).await {
+            let stream = match self.sagas().watch_saga(request).await {
                 Ok(response) => response.into_inner(),
                 Err(status) => {
                     if status.code() == Code::OutOfRange {

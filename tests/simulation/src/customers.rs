@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::dice::Dice;
 use crate::history::What;
-use crate::nodes::shop::url;
+use crate::setup::url;
 use crate::world::World;
 
 const HOST: &str = "customers";

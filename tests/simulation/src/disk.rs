@@ -24,28 +24,33 @@ impl MachineDisk {
     }
 }
 
+/// How a commit goes.
+pub fn fate(world: &World, machine: &str) -> Fate {
+    let dice = &world.disks;
+    let faults = world.setup.faults.disk && !world.is_calm();
+    let slow = if faults && dice.happens(10) { 400 } else { 2 };
+    let fault = match dice.below(1_000) {
+        0..10 if faults => Some(Fault::BeforeTaking),
+        10..20 if faults => Some(Fault::AfterTaking),
+        _ => None,
+    };
+    if let Some(fault) = fault {
+        world.fault(format!("{machine}: commit {fault:?}"));
+    }
+    Fate {
+        before: dice.millis(0, slow),
+        after: Duration::from_millis(if faults { dice.below(2) } else { 0 }),
+        fault,
+    }
+}
+
 impl DiskScript for MachineDisk {
     fn begin(&self) -> Fate {
         let Some(world) = self.world.upgrade() else {
             return Fate::default();
         };
         world.reached(&self.machine, Point::Write);
-        let dice = &world.disks;
-        let faults = world.setup.faults.disk && !world.is_calm();
-        let slow = if faults && dice.happens(10) { 400 } else { 2 };
-        let fault = match dice.below(1_000) {
-            0..10 if faults => Some(Fault::BeforeTaking),
-            10..20 if faults => Some(Fault::AfterTaking),
-            _ => None,
-        };
-        if let Some(fault) = fault {
-            world.fault(format!("{}: commit {fault:?}", self.machine));
-        }
-        Fate {
-            before: dice.millis(0, slow),
-            after: Duration::from_millis(if faults { dice.below(2) } else { 0 }),
-            fault,
-        }
+        fate(&world, &self.machine)
     }
 
     fn taken(&self, events: &[Recorded]) {
@@ -55,6 +60,7 @@ impl DiskScript for MachineDisk {
         if !events.is_empty() {
             world.history.add(What::Durable {
                 machine: self.machine.clone(),
+                by: self.machine.clone(),
                 events: events.to_vec(),
             });
         }
@@ -64,7 +70,7 @@ impl DiskScript for MachineDisk {
     fn known(&self, position: u64) {
         if let Some(world) = self.world.upgrade() {
             world.history.add(What::Known {
-                machine: self.machine.clone(),
+                by: self.machine.clone(),
                 position,
             });
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dice::Dice;
-use crate::world::{COORDINATOR, World};
+use crate::world::{DATABASE, World};
 
 /// Injects faults.
 pub async fn inject(world: Arc<World>) {
@@ -19,6 +19,10 @@ pub async fn inject(world: Arc<World>) {
             return;
         };
         let faults = world.setup.faults;
+        if world.setup.replicas > 1 && faults.network && dice.happens(200) {
+            replica(&world, &dice);
+            continue;
+        }
         match dice.below(11) {
             10 if faults.crashes => {
                 world.fault(format!("{machine} is told to stop"));
@@ -45,14 +49,56 @@ pub async fn inject(world: Arc<World>) {
 }
 
 fn other(world: &World, dice: &Dice, machine: &str) -> String {
-    let mut hosts = world.names();
+    let coordinators = world.setup.coordinators();
+    let mut hosts = match coordinators.iter().any(|name| name == machine) {
+        true => world.names(),
+        // Everybody talks to the coordinator.
+        false => return dice.pick(&coordinators).cloned().unwrap_or_default(),
+    };
     hosts.push("clients".to_owned());
     hosts.retain(|host| host != machine);
-    // Everybody talks to the coordinator.
-    if machine != COORDINATOR {
-        return COORDINATOR.to_owned();
-    }
     dice.pick(&hosts).cloned().unwrap_or_default()
+}
+
+/// What happens to a replica of the coordinator alone, often for longer than a lease lasts.
+fn replica(world: &Arc<World>, dice: &Dice) {
+    let Some(machine) = dice.pick(&world.setup.coordinators()).cloned() else {
+        return;
+    };
+    let time = dice.millis(20, if dice.happens(500) { 14_000 } else { 3_000 });
+    let network = world.network.clone();
+    match dice.below(3) {
+        0 => {
+            world.fault(format!("{machine} stands still for {time:?}"));
+            network.freeze(&machine);
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                network.thaw(&machine);
+            });
+        }
+        1 => {
+            world.fault(format!("{machine} is told to stop, to be started again"));
+            world.drain(&machine);
+        }
+        _ => {
+            let (there, back) = [(true, true), (true, false), (false, true)]
+                [usize::try_from(dice.below(3)).unwrap_or(0)];
+            world.fault(format!(
+                "{machine} cannot reach the database for {time:?} (there: {there}, back: {back})"
+            ));
+            if there {
+                network.cut(&machine, DATABASE);
+            }
+            if back {
+                network.cut(DATABASE, &machine);
+            }
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                network.heal(&machine, DATABASE);
+                network.heal(DATABASE, &machine);
+            });
+        }
+    }
 }
 
 /// At once, or after so many points: between a write and its answer, between an answer and the message that tells of it.
@@ -96,6 +142,10 @@ fn network(world: &Arc<World>, dice: &Dice, machine: &str) {
 }
 
 fn disk(world: &Arc<World>, dice: &Dice, machine: &str) {
+    // What replicas write is on the disk of the database.
+    let shared =
+        world.setup.replicas > 1 && world.setup.coordinators().contains(&machine.to_owned());
+    let machine = if shared { DATABASE } else { machine };
     let Some(disk) = world.disk(machine) else {
         return;
     };

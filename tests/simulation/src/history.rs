@@ -24,20 +24,41 @@ pub struct Entry {
 pub enum What {
     /// Events became durable on a machine's disk.
     Durable {
-        /// The machine.
+        /// The machine that the disk belongs to.
         machine: String,
+        /// The process that wrote them.
+        by: String,
         /// The events.
         events: Vec<Recorded>,
     },
-    /// The process on a machine knows that everything up to a position is durable: it was told so, or has read it.
+    /// A process knows that everything up to a position is durable: it was told so, or has read it.
     Known {
-        /// The machine.
-        machine: String,
+        /// The process.
+        by: String,
         /// The position.
         position: u64,
     },
+    /// A process owns a shard from now on, in the database.
+    Owns {
+        /// The process.
+        by: String,
+        /// The shard.
+        shard: i64,
+        /// Its epoch.
+        epoch: i64,
+    },
+    /// Nobody owns a shard any more, in the database.
+    Disowned {
+        /// The shard.
+        shard: i64,
+    },
     /// A coordinator wrote a command to a participant's stream.
-    Released(Told),
+    Released {
+        /// The coordinator's process.
+        by: String,
+        /// The command.
+        told: Told,
+    },
     /// A participant's handler began with a command.
     Delivered(Told),
     /// A participant's handler answered a command: `success`, `rejected`, ...
@@ -118,16 +139,22 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>8} ", self.at)?;
         match &self.what {
-            What::Durable { machine, events } => {
-                write!(f, "{machine} durable")?;
+            What::Durable {
+                machine,
+                by,
+                events,
+            } => {
+                write!(f, "{machine} durable, by {by}:")?;
                 for event in events {
                     let hash = fnv(0, &event.data) >> 32;
                     write!(f, " {}#{}:{hash:08x}", event.stream, event.version)?;
                 }
                 Ok(())
             }
-            What::Known { machine, position } => write!(f, "{machine} knows {position}"),
-            What::Released(told) => write!(f, "released {told}"),
+            What::Known { by, position } => write!(f, "{by} knows {position}"),
+            What::Owns { by, shard, epoch } => write!(f, "{by} owns shard {shard}, epoch {epoch}"),
+            What::Disowned { shard } => write!(f, "nobody owns shard {shard}"),
+            What::Released { by, told } => write!(f, "{by} released {told}"),
             What::Delivered(told) => write!(f, "delivered {told}"),
             What::Answered(told, how) => write!(f, "answered {told} {how}"),
             What::Acknowledged { saga } => write!(f, "acknowledged {saga}"),

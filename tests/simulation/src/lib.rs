@@ -16,6 +16,7 @@ pub mod bugs;
 pub mod clients;
 pub mod clock;
 pub mod customers;
+pub mod database;
 pub mod dice;
 pub mod disk;
 pub mod faults;

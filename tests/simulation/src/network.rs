@@ -42,6 +42,10 @@ struct State {
     cut: BTreeSet<(String, String)>,
     /// Connections of hosts that went down silently: their peers notice when the host is up again.
     silent: Vec<(String, Pipe, Pipe)>,
+    /// Hosts that stand still: nothing leaves them, and nothing arrives.
+    frozen: BTreeSet<String>,
+    /// Hosts behind one name, which is called in place of theirs.
+    services: BTreeMap<String, Vec<String>>,
     /// Longest extra delay of a host's messages, milliseconds.
     slow: BTreeMap<String, u64>,
     next: u64,
@@ -140,10 +144,30 @@ impl Network {
         self.0.changed.notify_waiters();
     }
 
+    /// Nothing leaves a host any more, and nothing arrives, until it thaws; then all of it does.
+    pub fn freeze(&self, host: &str) {
+        self.state().frozen.insert(host.to_owned());
+    }
+
+    /// Ends that.
+    pub fn thaw(&self, host: &str) {
+        let mut state = self.state();
+        state.frozen.remove(host);
+        state.wake();
+        drop(state);
+        self.0.changed.notify_waiters();
+    }
+
+    /// Who calls `name` from now on reaches one of these hosts: any of those that are up.
+    pub fn serve(&self, name: &str, hosts: Vec<String>) {
+        self.state().services.insert(name.to_owned(), hosts);
+    }
+
     /// Everything arrives again, and quickly.
     pub fn heal_all(&self) {
         let mut state = self.state();
         state.cut.clear();
+        state.frozen.clear();
         state.slow.clear();
         state.wake();
         drop(state);
@@ -174,10 +198,54 @@ impl Network {
         Connector::new(move |uri: Uri| {
             let (network, host) = (network.clone(), host.clone());
             async move {
-                let peer = uri.host().unwrap_or_default().to_owned();
+                let peer = network.host_of(uri.host().unwrap_or_default());
                 network.connect(&host, incarnation, &peer).await
             }
         })
+    }
+
+    /// The host that is called by a name.
+    fn host_of(&self, name: &str) -> String {
+        let state = self.state();
+        let hosts = state.services.get(name).map_or(&[][..], Vec::as_slice);
+        let up = |host: &&String| state.hosts.get(*host).is_some_and(|host| host.up);
+        let up: Vec<&String> = hosts.iter().filter(up).collect();
+        let chosen = match up.len() {
+            0 => hosts.first(),
+            _ => self.0.dice.pick(&up).copied(),
+        };
+        chosen.cloned().unwrap_or_else(|| name.to_owned())
+    }
+
+    /// Carries a request of a process to a host, or the answer `back`, on a connection of which nothing else is seen. False if it does not arrive: the host
+    /// or, before it can ask, the process has lost power.
+    pub async fn carry(&self, (from, incarnation): (&str, u64), to: &str, back: bool) -> bool {
+        let life = self.life(to);
+        if life.is_none() || !self.is(from, incarnation) {
+            return false;
+        }
+        let (sender, receiver) = if back { (to, from) } else { (from, to) };
+        tokio::time::sleep(self.delay(sender)).await;
+        loop {
+            let changed = self.0.changed.notified();
+            let asks = self.is(from, incarnation);
+            let cut = self.is_cut(sender, receiver);
+            // What was sent arrives, even if there is nobody any more who waits for the answer.
+            if self.life(to) != life || (!asks && (back || cut)) {
+                return false;
+            }
+            if !cut {
+                return true;
+            }
+            changed.await;
+        }
+    }
+
+    /// Which incarnation of a host is up.
+    fn life(&self, host: &str) -> Option<u64> {
+        let state = self.state();
+        let host = state.hosts.get(host).filter(|host| host.up);
+        host.map(|host| host.incarnation)
     }
 
     async fn connect(&self, from: &str, incarnation: u64, to: &str) -> io::Result<BoxIo> {
@@ -252,7 +320,8 @@ impl Network {
 
     fn is_cut(&self, from: &str, to: &str) -> bool {
         let state = self.state();
-        !state.cut.is_empty() && state.cut.contains(&(from.to_owned(), to.to_owned()))
+        (!state.cut.is_empty() && state.cut.contains(&(from.to_owned(), to.to_owned())))
+            || [from, to].iter().any(|host| state.frozen.contains(*host))
     }
 
     /// How long the next message of a host takes.

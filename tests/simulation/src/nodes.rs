@@ -15,8 +15,12 @@ use crate::world::Life;
 /// A process to run on a machine.
 #[derive(Clone, Debug)]
 pub enum Program {
-    /// The coordinator.
+    /// The coordinator, alone.
     Coordinator(Box<Options>),
+    /// One of several replicas of the coordinator.
+    Replica(Box<Options>),
+    /// The database that they share.
+    Database,
     /// A participant that does and undoes things behind the barrier, with the names of its actions.
     Participant(&'static [&'static str]),
     /// The orders service.
@@ -33,7 +37,11 @@ pub enum Program {
 /// Whatever it says when it cannot go on.
 pub async fn run(program: Program, life: Life) -> anyhow::Result<()> {
     match program {
-        Program::Coordinator(options) => coordinator::run(life, *options).await,
+        Program::Coordinator(options) | Program::Replica(options) => {
+            coordinator::run(life, *options).await
+        }
+        // It does nothing by itself.
+        Program::Database => std::future::pending().await,
         Program::Participant(actions) => participant::run(life, actions).await,
         Program::Orders => shop::orders(life).await,
         Program::Inventory => shop::inventory(life).await,

@@ -13,8 +13,9 @@ use sagamesh_api::saga::v1::{
 
 use crate::dice::Dice;
 use crate::history::What;
+use crate::setup::url;
 use crate::truth;
-use crate::world::{COORDINATOR, World};
+use crate::world::World;
 
 const OPERATOR: &str = "operator";
 /// Steps that send mails.
@@ -26,11 +27,18 @@ const PIVOTS: [&str; 3] = ["pivot", "capture-payment", "refund-payment"];
 pub async fn operate(world: Arc<World>) {
     let dice = Dice::named(world.seed, OPERATOR);
     let env = world.env_of_client(OPERATOR);
-    let channel = chassis::channel(&env, &format!("http://{COORDINATOR}:50051"));
-    let sagas = SagaServiceClient::new(channel.clone());
-    let operators = OperatorServiceClient::new(channel);
+    let coordinators = world.setup.coordinators();
+    let channels: Vec<_> = coordinators
+        .iter()
+        .map(|machine| chassis::channel(&env, &url(machine)))
+        .collect();
     loop {
         tokio::time::sleep(dice.millis(1_000, 8_000)).await;
+        let Some(channel) = dice.pick(&channels) else {
+            return;
+        };
+        let sagas = SagaServiceClient::new(channel.clone());
+        let operators = OperatorServiceClient::new(channel.clone());
         let request = ListSagasRequest {
             filter: Some(SagaFilter {
                 needs_attention: true,
@@ -39,7 +47,7 @@ pub async fn operate(world: Arc<World>) {
             page_size: 100,
             page_token: String::new(),
         };
-        if let Ok(list) = sagas.clone().list_sagas(request).await {
+        if let Ok(list) = { sagas }.list_sagas(request).await {
             for saga in list.into_inner().sagas {
                 act(&world, &dice, &operators, &saga).await;
             }

@@ -70,6 +70,7 @@ impl Script {
     /// The simulation of it: one saga, and no faults but the stop.
     pub fn setup(self) -> Setup {
         Setup {
+            replicas: 1,
             participants: vec![PARTICIPANT.to_owned()],
             sagas: 1,
             orders: 0,

@@ -16,8 +16,8 @@ use crate::nodes::Program;
 use crate::nodes::participant::{ACTIONS, MAILS};
 use crate::nodes::shop::Bank;
 use crate::promises::{self, Violation};
-use crate::setup::Setup;
-use crate::world::{COORDINATOR, World};
+use crate::setup::{Setup, url};
+use crate::world::{COORDINATOR, DATABASE, World};
 use crate::{faults, graphs, people};
 
 /// How long everything may take to come to rest once faults have ended. Simulated time costs little.
@@ -108,7 +108,7 @@ async fn play(seed: u64, setup: Setup) -> (Arc<World>, Audit) {
         breaker_recovery: Duration::from_secs(5),
         ..Options::default()
     };
-    world.add(COORDINATOR, Program::Coordinator(Box::new(options)));
+    coordinate(&world, options);
     let with_shop = world.setup.orders > 0;
     let actions = if with_shop { MAILS } else { ACTIONS };
     for name in &world.setup.participants {
@@ -159,6 +159,24 @@ async fn play(seed: u64, setup: Setup) -> (Arc<World>, Audit) {
     }
     world.history.add(What::Note("the end".to_owned()));
     (world, audit)
+}
+
+/// Starts the coordinator, or its replicas and their database.
+fn coordinate(world: &Arc<World>, options: Options) {
+    let machines = world.setup.coordinators();
+    if machines.len() == 1 {
+        return world.add(COORDINATOR, Program::Coordinator(Box::new(options)));
+    }
+    world.network.serve(COORDINATOR, machines.clone());
+    world.add(DATABASE, Program::Database);
+    for name in machines {
+        let options = Options {
+            replica: name.clone(),
+            replica_address: url(&name),
+            ..options.clone()
+        };
+        world.add(&name, Program::Replica(Box::new(options)));
+    }
 }
 
 async fn define(world: &Arc<World>, clients: &Clients) -> Vec<String> {

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use crate::bugs::Bug;
+use crate::dice::Dice;
+use crate::world::{COORDINATOR, DATABASE};
 
 /// Machines, load, faults, and a planted bug.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// How many replicas the coordinator has. One has its log on its own disk; several share a database.
+    pub replicas: u64,
     /// Names of the participants, each a machine of its own.
     pub participants: Vec<String>,
     /// How many sagas clients start.
@@ -75,10 +79,48 @@ pub struct Stop {
 impl Setup {
     /// What the simulation of a seed consists of: every third has the shop.
     pub fn of_seed(seed: u64) -> Self {
-        match seed % 3 {
+        let setup = match seed % 3 {
             0 => Self::shop(),
             _ => Self::default(),
+        };
+        setup.with_replicas_of(seed)
+    }
+
+    /// The same with as many replicas of the coordinator as a seed has: one for every fourth of them, mostly.
+    pub fn with_replicas_of(self, seed: u64) -> Self {
+        let replicas = match Dice::named(seed, "replicas").below(8) {
+            0..2 => 1,
+            2..5 => 2,
+            _ => 3,
+        };
+        Self { replicas, ..self }
+    }
+
+    /// Machines that the coordinator runs on.
+    pub fn coordinators(&self) -> Vec<String> {
+        match self.replicas {
+            1 => vec![COORDINATOR.to_owned()],
+            many => (0..many).map(|at| format!("{COORDINATOR}-{at}")).collect(),
         }
+    }
+
+    /// The machine whose disk has the coordinator's log.
+    pub fn log(&self) -> &'static str {
+        match self.replicas {
+            1 => COORDINATOR,
+            _ => DATABASE,
+        }
+    }
+
+    /// Where a participant opens its first streams: at all replicas of the coordinator, or at one of them, which names the others.
+    pub fn streams_of(&self, seed: u64, participant: &str) -> String {
+        let dice = Dice::named(seed, &format!("streams of {participant}"));
+        let all = self.coordinators();
+        let urls: Vec<String> = match dice.pick(&all).filter(|_| dice.happens(500)) {
+            Some(one) => vec![url(one)],
+            None => all.iter().map(|machine| url(machine)).collect(),
+        };
+        urls.join(",")
     }
 
     /// The shop's own services, and a participant for the mails that it sends.
@@ -92,9 +134,15 @@ impl Setup {
     }
 }
 
+/// Address of a machine's process.
+pub fn url(machine: &str) -> String {
+    format!("http://{machine}:50051")
+}
+
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            replicas: 1,
             participants: ["alpha", "beta"].map(str::to_owned).to_vec(),
             sagas: 25,
             orders: 0,

@@ -12,6 +12,7 @@ use ledger::{Ledger, SimulatedDisk};
 use tokio::time::Instant;
 
 use crate::clock::MachineClock;
+use crate::database::Reached;
 use crate::dice::{Dice, mix};
 use crate::disk::MachineDisk;
 use crate::history::{Recorder, What};
@@ -20,8 +21,15 @@ use crate::nodes::effects::{Command, Effects};
 use crate::nodes::{self, Program};
 use crate::setup::Setup;
 
-/// Name of the coordinator's machine.
+/// Name of the coordinator's machine, or of the service that its replicas are behind.
 pub const COORDINATOR: &str = "coordinator";
+/// Name of the machine with the database that replicas of the coordinator share.
+pub const DATABASE: &str = "database";
+
+/// Name of a process.
+pub fn process(machine: &str, incarnation: u64) -> String {
+    format!("{machine}/{incarnation}")
+}
 
 /// Points at which a machine can be stopped: between any two of them it only computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +96,14 @@ pub struct Life {
 }
 
 impl Life {
+    /// Name of the process, as the history has it.
+    pub fn by(&self) -> String {
+        match self.disk.is_database() {
+            true => process(&self.machine, self.incarnation),
+            false => self.machine.clone(),
+        }
+    }
+
     /// Whether the machine still lives this life.
     pub fn is_current(&self) -> bool {
         self.world.network.is(&self.machine, self.incarnation)
@@ -163,9 +179,13 @@ impl World {
         let trap = stop
             .filter(|stop| stop.machine == name)
             .map(|stop| (stop.at, Duration::from_millis(300)));
+        let disk = match program {
+            Program::Database => SimulatedDisk::database(),
+            _ => SimulatedDisk::new().scripted(MachineDisk::script(self, name)),
+        };
         let machine = Machine {
             program,
-            disk: SimulatedDisk::scripted(MachineDisk::script(self, name)),
+            disk,
             clock: Arc::new(MachineClock::new(self.started)),
             incarnation: 0,
             up: false,
@@ -191,6 +211,7 @@ impl World {
     /// Starts a machine that is down.
     pub fn start(self: &Arc<Self>, name: &str) {
         let mut machines = self.machines();
+        let database = machines.get(DATABASE).map(|machine| machine.disk.clone());
         let Some(machine) = machines.get_mut(name).filter(|machine| !machine.up) else {
             return;
         };
@@ -201,7 +222,12 @@ impl World {
             world: Arc::clone(self),
             machine: name.to_owned(),
             incarnation: machine.incarnation,
-            disk: machine.disk.clone(),
+            disk: match (&machine.program, database) {
+                (Program::Replica(_), Some(database)) => {
+                    database.scripted(Reached::script(self, name, machine.incarnation))
+                }
+                _ => machine.disk.clone(),
+            },
             env: Env {
                 clock: Arc::clone(&machine.clock) as _,
                 entropy: Arc::new(SeededEntropy::new(seed)),

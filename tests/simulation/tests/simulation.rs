@@ -45,12 +45,19 @@ fn other_seeds_have_other_histories() {
 fn every_planted_bug_is_found() {
     const SEEDS: u64 = 300;
     let look = |(bug, promises): (Bug, &'static [u8])| {
-        let setup = Setup {
-            bug: Some(bug),
-            sagas: 40,
-            ..Setup::default()
-        };
         let found = (1..=SEEDS).find_map(|seed| {
+            let setup = Setup {
+                bug: Some(bug),
+                sagas: 40,
+                ..Setup::default()
+            };
+            let setup = match bug.needs_replicas() {
+                true => Setup {
+                    replicas: 2 + seed % 2,
+                    ..setup
+                },
+                false => setup.with_replicas_of(seed),
+            };
             let report = run(seed, &setup);
             let mut violations = report.violations.into_iter();
             let violation = violations.find(|it| promises.contains(&it.promise))?;

@@ -28,7 +28,9 @@ impl Hub {
         let of_shard = |(stream, entry): (&StreamId, &super::Entry)| {
             (entry.shard == shard).then(|| stream.clone())
         };
-        let streams: Vec<StreamId> = self.sagas.iter().filter_map(of_shard).collect();
+        let mut streams: Vec<StreamId> = self.sagas.iter().filter_map(of_shard).collect();
+        // What is closed is closed in the same order each time.
+        streams.sort_unstable();
         let mut unsent = Vec::new();
         for stream in streams {
             let Some(entry) = self.sagas.remove(&stream) else {

@@ -239,6 +239,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
                 () = self.stop.cancelled() => {
                     for one in round.decided {

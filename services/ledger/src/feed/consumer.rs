@@ -65,6 +65,7 @@ impl Consumer {
         loop {
             let before = tokio::time::Instant::now();
             let result = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 result = self.follow(&mut handler) => result,
             };
@@ -75,6 +76,7 @@ impl Consumer {
                 tracing::warn!(consumer = self.name, %error, "a feed broke off; it is subscribed to again");
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
             }

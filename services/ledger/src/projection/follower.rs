@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Projection;
+use super::{Progress, Projection};
 use crate::Error;
 use crate::log::Log;
 use crate::params;
@@ -36,9 +36,7 @@ pub(super) struct Follower {
     store: Arc<dyn Store>,
     log: Arc<Log>,
     projection: Box<dyn Projection>,
-    position: watch::Sender<u64>,
-    /// Somebody waits for a position.
-    hurry: Arc<Notify>,
+    progress: Arc<Progress>,
     chunk: usize,
     /// Another replica wrote the tables last.
     standby: bool,
@@ -54,8 +52,7 @@ impl Follower {
         store: Arc<dyn Store>,
         log: Arc<Log>,
         projection: Box<dyn Projection>,
-        position: watch::Sender<u64>,
-        hurry: Arc<Notify>,
+        progress: Arc<Progress>,
         abandoned: Duration,
     ) -> Self {
         let lag = metrics::gauge!("ledger_projection_lag", "projection" => projection.name());
@@ -63,8 +60,7 @@ impl Follower {
             store,
             log,
             projection,
-            position,
-            hurry,
+            progress,
             chunk: 64,
             standby: false,
             unmoved: None,
@@ -97,13 +93,13 @@ impl Follower {
                 );
             }
             if version == own || self.standby {
-                self.position.send_replace(row.get(1)?);
+                self.progress.set(row.get(1)?);
                 return self.store.commit(tx).await;
             }
         }
         self.recreate(&mut tx).await?;
         self.store.commit(tx).await?;
-        self.position.send_replace(0);
+        self.progress.set(0);
         Ok(())
     }
 
@@ -134,7 +130,7 @@ impl Follower {
         let mut applied = 0;
         loop {
             head.mark_unchanged();
-            let behind = self.log.head().saturating_sub(*self.position.borrow());
+            let behind = self.log.head().saturating_sub(self.progress.get());
             self.lag.set(behind as f64);
             tokio::select! {
                 biased;
@@ -153,8 +149,9 @@ impl Follower {
             }
             if let Some(rest) = self.rest(applied, behind) {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(rest) => {}
-                    () = self.hurry.notified() => {}
+                    () = self.progress.hurried() => {}
                     () = stop.cancelled() => return,
                 }
             }
@@ -173,6 +170,7 @@ impl Follower {
                     self.chunk = (self.chunk / 2).max(1);
                     tracing::warn!(%error, projection = self.projection.name(), "a projection could not be written; it is tried again");
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
                         () = stop.cancelled() => return,
                     }
@@ -183,9 +181,7 @@ impl Follower {
 
     /// How long to wait before the next step.
     fn rest(&self, applied: usize, behind: u64) -> Option<Duration> {
-        // One receiver is the handle's, others are of those who wait.
-        let wanted = self.position.receiver_count() > 1;
-        match (self.standby, wanted) {
+        match (self.standby, self.progress.is_wanted()) {
             (true, true) => Some(WANTED),
             (true, false) => Some(STANDBY),
             (false, _) => (applied > BUSY && behind < self.chunk as u64).then_some(LINGER),
@@ -204,11 +200,8 @@ impl Follower {
             Some(row) => (row.get::<u32>(0)?, row.get(1)?),
             None => (0, 0),
         };
-        let moved = self.position.send_if_modified(|known| {
-            let moved = stored != *known;
-            *known = stored;
-            moved
-        });
+        let moved = stored != self.progress.get();
+        self.progress.set(stored);
         if moved || version <= self.projection.version() {
             self.standby = moved;
             self.unmoved = None;
@@ -223,7 +216,13 @@ impl Follower {
     async fn take_back(&mut self, version: u32, position: u64) -> Result<(), Error> {
         let mut tx = self.store.begin(Durability::Now).await?;
         take_turns(&mut tx).await?;
-        let sql = "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE";
+        // The rows are locked where several transactions may be under way at once.
+        let sql = match tx.dialect() {
+            Dialect::Postgres => {
+                "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE"
+            }
+            Dialect::Sqlite => "SELECT version, position FROM ledger_projections WHERE name = $1",
+        };
         let row = tx
             .fetch_optional(sql, params![self.projection.name()])
             .await?;
@@ -240,7 +239,7 @@ impl Follower {
             );
             self.projection.rolled_back();
             self.recreate(&mut tx).await?;
-            self.position.send_replace(0);
+            self.progress.set(0);
             self.standby = false;
         }
         self.store.commit(tx).await
@@ -252,18 +251,24 @@ impl Follower {
         take_turns(&mut tx).await?;
         self.recreate(&mut tx).await?;
         self.store.commit(tx).await?;
-        self.position.send_replace(0);
+        self.progress.set(0);
         Ok(())
     }
 
     /// Applies one chunk; returns how many events it had.
     async fn step(&mut self) -> Result<usize, Error> {
-        let after = *self.position.borrow();
+        let after = self.progress.get();
         let events = self.log.read(after, self.chunk).await?;
         let mut tx = self.store.begin(Durability::Later).await?;
         if !self.store.exclusive() {
             // Another replica may be at it, or may have gone ahead.
-            let sql = "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE SKIP LOCKED";
+            let sql = match tx.dialect() {
+                Dialect::Postgres => {
+                    "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE SKIP LOCKED"
+                }
+                // Whoever has a transaction there is alone.
+                Dialect::Sqlite => "SELECT version, position FROM ledger_projections WHERE name = $1",
+            };
             let row = tx
                 .fetch_optional(sql, params![self.projection.name()])
                 .await?;
@@ -280,15 +285,14 @@ impl Follower {
                     self.recreate(&mut tx).await?;
                 }
                 self.store.commit(tx).await?;
-                self.position
-                    .send_replace(if version < own { 0 } else { stored });
+                self.progress.set(if version < own { 0 } else { stored });
                 return Ok(0);
             }
         }
         let started = Instant::now();
         let Some(last) = events.last().map(|event| event.position) else {
             self.store.commit(tx).await?;
-            self.position.send_replace(after);
+            self.progress.set(after);
             return Ok(0);
         };
         self.projection.apply(&mut tx, &events).await?;
@@ -299,7 +303,7 @@ impl Follower {
         .await?;
         self.store.commit(tx).await?;
         self.pace(started.elapsed(), self.log.head().saturating_sub(last));
-        self.position.send_replace(last);
+        self.progress.set(last);
         Ok(events.len())
     }
 
@@ -316,6 +320,12 @@ impl Follower {
         } else if took < allowed / 2 {
             self.chunk = (self.chunk * 2).min(LARGEST_CHUNK);
         }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.progress.close();
     }
 }
 

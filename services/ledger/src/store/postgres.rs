@@ -13,11 +13,15 @@ use super::{
     AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS,
     PRUNE_WINDOW, Prune, Pruned, Store,
 };
+use crate::shards::LeaseTable;
 use crate::sql::{Connection, Pool, Sql, Tx};
 use crate::{Error, Recorded, StoreConfig, StreamId};
 
+mod leases;
 mod open;
 mod read;
+
+use leases::PostgresLeases;
 
 /// The log that is written; there is one so far.
 const SHARD: i64 = 0;
@@ -44,8 +48,7 @@ pub(crate) struct PostgresStore {
     appends: PgPool,
     transactions: PgPool,
     queries: PgPool,
-    /// Leases are renewed whatever else is going on.
-    leases: PgPool,
+    leases: PostgresLeases,
 }
 
 impl PostgresStore {
@@ -88,7 +91,7 @@ impl PostgresStore {
                 ]))
         };
         let (appends, transactions, queries) = (pool(2, "off"), pool(4, "off"), pool(8, "on"));
-        let leases = pool(2, "off");
+        let leases = PostgresLeases(pool(2, "off"));
         let writer = Uuid::now_v7().to_string();
         let log_id = open::prepare(&appends, &name, &schema, &writer).await?;
         Ok(Self {
@@ -408,8 +411,8 @@ impl Store for PostgresStore {
         Sql(Pool::Postgres(self.queries.clone()))
     }
 
-    fn leases(&self) -> Option<PgPool> {
-        Some(self.leases.clone())
+    fn leases(&self) -> Option<Arc<dyn LeaseTable>> {
+        Some(Arc::new(self.leases.clone()))
     }
 
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {
@@ -446,7 +449,7 @@ impl Store for PostgresStore {
                 &self.appends,
                 &self.transactions,
                 &self.queries,
-                &self.leases,
+                &self.leases.0,
             ] {
                 pool.close().await;
             }

@@ -1,54 +1,46 @@
 //! A simulated disk for tests: it loses unsynced writes on a crash, fails a commit before or after it took, and runs full.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+mod disk;
+mod leases;
+mod requests;
 mod script;
 mod store;
 
+use super::Store as _;
 use super::sqlite::SqliteStore;
-use super::{AppendError, Batch, Loaded, SnapshotRow, Store};
 use crate::sql::{Sql, at_once};
-use crate::{Error, Recorded, StreamId};
+use crate::{Error, Recorded};
+use disk::Disk;
 
-pub use script::{DiskScript, Fate, Fault};
+pub use script::{DiskScript, Fate, Fault, Mistake};
 pub(crate) use store::SimulatedStore;
 
 /// A disk that a test breaks. Clones are the same disk; ledgers opened on it one after the other find what was synced.
 ///
-/// Events, inbox and snapshots live in memory; the tables of projections in a temporary SQLite file.
+/// Events, inbox, snapshots and leases live in memory; the tables of projections in a temporary SQLite file.
 #[derive(Clone)]
 pub struct SimulatedDisk {
-    disk: Arc<Shared>,
-}
-
-struct Shared {
-    state: Mutex<Disk>,
-    /// False while syncs are held.
-    syncing: watch::Sender<bool>,
-    tables: tokio::sync::OnceCell<(Arc<SqliteStore>, Sql)>,
-    file: PathBuf,
+    shared: Arc<Shared>,
     /// Decides and sees what happens, in a simulation.
     script: Option<Arc<dyn DiskScript>>,
 }
 
-struct Disk {
-    log_id: Arc<str>,
-    log: Vec<(Recorded, Uuid)>,
-    inbox: BTreeMap<String, (Arc<[u8]>, i64)>,
-    snapshots: BTreeMap<StreamId, (u64, Vec<u8>)>,
-    versions: BTreeMap<StreamId, Vec<u64>>,
-    batches: BTreeMap<Uuid, u64>,
-    faults: VecDeque<Fault>,
-    /// So many reads of streams fail.
-    failing_loads: u32,
-    full: bool,
-    /// Raised by a crash: ledgers opened before it are dead.
-    life: u64,
+struct Shared {
+    /// Several processes have it open, and it is not in the machine of any of them.
+    database: bool,
+    state: Mutex<Disk>,
+    /// Notified when syncs are released, and when power is lost.
+    synced: Notify,
+    /// Whoever has it writes, as with the row that counts positions in PostgreSQL.
+    turn: tokio::sync::Mutex<()>,
+    tables: tokio::sync::OnceCell<(Arc<SqliteStore>, Sql)>,
+    file: PathBuf,
 }
 
 impl Default for SimulatedDisk {
@@ -66,45 +58,48 @@ impl std::fmt::Debug for SimulatedDisk {
 impl SimulatedDisk {
     /// An empty disk.
     pub fn new() -> Self {
-        Self::with(None)
+        Self::empty(false)
     }
 
-    /// An empty disk whose commits are decided by `script`. Its tables take no time: see [`DiskScript`].
-    pub fn scripted(script: Arc<dyn DiskScript>) -> Self {
-        Self::with(Some(script))
+    /// An empty database that several processes may have open at once, as they may a PostgreSQL. It is a machine of its own: when it crashes, what is under
+    /// way fails, and those that have it open go on once it is there again.
+    pub fn database() -> Self {
+        Self::empty(true)
     }
 
-    fn with(script: Option<Arc<dyn DiskScript>>) -> Self {
+    /// The same disk for a process whose commits are decided by `script`. Its tables take no time: see [`DiskScript`].
+    pub fn scripted(&self, script: Arc<dyn DiskScript>) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            script: Some(script),
+        }
+    }
+
+    fn empty(database: bool) -> Self {
         let id = Uuid::now_v7();
-        let state = Disk {
-            log_id: id.to_string().into(),
-            log: Vec::new(),
-            inbox: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
-            versions: BTreeMap::new(),
-            batches: BTreeMap::new(),
-            faults: VecDeque::new(),
-            failing_loads: 0,
-            full: false,
-            life: 0,
-        };
         // Nothing in the tables must outlive the process; in memory they need no flushes.
         let memory = PathBuf::from("/dev/shm");
         let folder = match memory.is_dir() {
             true => memory,
             false => std::env::temp_dir(),
         };
-        let file = folder.join(format!("sagamesh-simulated-{id}.db"));
         let shared = Shared {
-            state: Mutex::new(state),
-            syncing: watch::Sender::new(true),
+            database,
+            state: Mutex::new(Disk::new(id)),
+            synced: Notify::new(),
+            turn: tokio::sync::Mutex::new(()),
             tables: tokio::sync::OnceCell::new(),
-            file,
-            script,
+            file: folder.join(format!("sagamesh-simulated-{id}.db")),
         };
         Self {
-            disk: Arc::new(shared),
+            shared: Arc::new(shared),
+            script: None,
         }
+    }
+
+    /// Whether several processes may have it open at once.
+    pub fn is_database(&self) -> bool {
+        self.shared.database
     }
 
     /// The next commit fails and has not taken.
@@ -129,18 +124,29 @@ impl SimulatedDisk {
 
     /// Commits written from now on are not synced, and not answered, until [`release_syncs`](Self::release_syncs).
     pub fn hold_syncs(&self) {
-        self.disk.syncing.send_replace(false);
+        self.lock().syncing = false;
     }
 
     /// Syncs what was held.
     pub fn release_syncs(&self) {
-        self.disk.syncing.send_replace(true);
+        self.lock().syncing = true;
+        self.shared.synced.notify_waiters();
     }
 
-    /// The machine loses power: what was not synced is gone, and ledgers that are open fail from now on.
+    /// The machine loses power: what was not synced is gone, and ledgers that are open fail from now on. Those on a database fail in what they are doing.
     pub fn crash(&self) {
         self.lock().life += 1;
-        self.disk.syncing.send_replace(true);
+        self.release_syncs();
+    }
+
+    /// The leases of this replica run out, now.
+    pub fn expire(&self, replica: &str) {
+        self.lock().leases.expire(replica);
+    }
+
+    /// Who owns a shard: the replica that took it last, if its lease has not run out.
+    pub fn owner(&self, shard: i64) -> Option<String> {
+        self.lock().leases.owner(shard).map(str::to_owned)
     }
 
     /// How many events are durable.
@@ -162,11 +168,11 @@ impl SimulatedDisk {
 
     pub(crate) async fn open(&self) -> Result<SimulatedStore, Error> {
         let tables = self
-            .disk
+            .shared
             .tables
             .get_or_try_init(|| async {
-                let on_the_spot = self.disk.script.is_some();
-                let open = SqliteStore::open(&self.disk.file);
+                let on_the_spot = self.script.is_some();
+                let open = SqliteStore::open(&self.shared.file);
                 let store = at_once(on_the_spot, open).await?;
                 let reader = match on_the_spot {
                     true => at_once(true, store.reader_at_once()).await?,
@@ -178,13 +184,13 @@ impl SimulatedDisk {
         Ok(SimulatedStore {
             disk: self.clone(),
             tables: Arc::clone(&tables.0),
-            reader: tables.1.clone(),
+            reader: tables.1.asking(self),
             life: self.lock().life,
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Disk> {
-        self.disk
+        self.shared
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -198,89 +204,6 @@ impl Drop for Shared {
             name.push(suffix);
             // Temporary files; whatever is left is the system's to clean.
             let _ = std::fs::remove_file(name);
-        }
-    }
-}
-
-impl Disk {
-    fn stale(&self, batch: &Batch) -> Option<AppendError> {
-        let version = |stream| self.versions.get(stream).map_or(0, Vec::len) as u64;
-        let changed = batch
-            .expected
-            .iter()
-            .filter(|(stream, expected)| version(stream) != *expected);
-        let streams: Vec<_> = changed.map(|(stream, _)| stream.clone()).collect();
-        let exists = batch
-            .absent
-            .iter()
-            .filter(|key| self.inbox.contains_key(&***key));
-        let keys: Vec<_> = exists.map(|key| key.to_string()).collect();
-        (!streams.is_empty() || !keys.is_empty()).then_some(AppendError::Stale {
-            streams,
-            keys,
-            shards: Vec::new(),
-        })
-    }
-
-    fn take(&mut self, batch: &Batch) -> u64 {
-        let first = self.log.len() as u64 + 1;
-        for (at, row) in batch.events.iter().enumerate() {
-            let position = first + at as u64;
-            self.versions
-                .entry(row.stream.clone())
-                .or_default()
-                .push(position);
-            let recorded = Recorded {
-                position,
-                stream: row.stream.clone(),
-                version: row.version,
-                type_name: row.type_name.into(),
-                data: row.data.clone(),
-                commit_millis: batch.commit_millis,
-            };
-            self.log.push((recorded, batch.id));
-        }
-        for (key, value) in &batch.inbox {
-            self.inbox
-                .insert(key.to_string(), (value.clone(), batch.commit_millis));
-        }
-        for SnapshotRow {
-            stream,
-            version,
-            data,
-        } in &batch.snapshots
-        {
-            self.snapshots
-                .insert(stream.clone(), (*version, data.clone()));
-        }
-        self.batches.insert(batch.id, first);
-        first
-    }
-
-    fn load(&self, stream: &StreamId, snapshots: bool) -> Loaded {
-        let snapshot = self.snapshots.get(stream).filter(|_| snapshots).cloned();
-        let after = snapshot.as_ref().map_or(0, |(version, _)| *version);
-        let positions = self
-            .versions
-            .get(stream)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let events = positions
-            .iter()
-            .skip(after as usize)
-            .map(|position| &self.log[*position as usize - 1].0)
-            .map(|event| {
-                (
-                    event.version,
-                    event.type_name.to_string(),
-                    event.data.to_vec(),
-                )
-            })
-            .collect();
-        Loaded {
-            stream: stream.clone(),
-            snapshot,
-            events,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, PRUNE_BARRIERS, PRUNE_OTHERS,
     PRUNE_WINDOW, Prune, Pruned, Store,
 };
-use crate::sql::{Connection, Dynamic, Pool, Sql, Tx};
+use crate::sql::{Connection, Dynamic, Pool, Sql, Tx, at_once};
 use crate::{Error, Recorded, StreamId};
 
 mod filter;
@@ -126,12 +126,15 @@ impl SqliteStore {
     /// A reader with one connection of its own, for a simulation.
     pub(crate) async fn reader_at_once(&self) -> Result<Sql, Error> {
         let connection = self.queries.connect_options().connect().await?;
-        Ok(Sql(Pool::AtOnce(Arc::new(Mutex::new(connection)))))
+        Ok(Sql(Pool::AtOnce(Arc::new(Mutex::new(connection)), None)))
     }
 
     /// Takes the writer, with no transaction open and full durability.
     async fn writer(&self) -> Result<OwnedMutexGuard<Writer>, Error> {
-        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        Self::ready(Arc::clone(&self.writer).lock_owned().await).await
+    }
+
+    async fn ready(mut writer: OwnedMutexGuard<Writer>) -> Result<OwnedMutexGuard<Writer>, Error> {
         if writer.closed {
             return Err(Error::Closed);
         }
@@ -149,6 +152,28 @@ impl SqliteStore {
             writer.relaxed = false;
         }
         Ok(writer)
+    }
+
+    async fn start(
+        mut writer: OwnedMutexGuard<Writer>,
+        durability: Durability,
+    ) -> Result<Tx, Error> {
+        let sql = match durability {
+            Durability::Now => "BEGIN IMMEDIATE",
+            Durability::Later => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
+        };
+        writer.open = true;
+        writer.relaxed = durability == Durability::Later;
+        sqlx::raw_sql(sql).execute(&mut writer.connection).await?;
+        Ok(Tx(Connection::Sqlite(writer)))
+    }
+
+    /// A transaction whose statements are waited for on the spot, for a simulation. Its turn is waited for as usual: whoever has it may have to wait itself.
+    pub(crate) async fn begin_at_once(&self, durability: Durability) -> Result<Tx, Error> {
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        writer.at_once = true;
+        let begin = async { Self::start(Self::ready(writer).await?, durability).await };
+        at_once(true, begin).await
     }
 
     async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
@@ -358,17 +383,7 @@ impl Store for SqliteStore {
     }
 
     fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>> {
-        Box::pin(async move {
-            let mut writer = self.writer().await?;
-            let sql = match durability {
-                Durability::Now => "BEGIN IMMEDIATE",
-                Durability::Later => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
-            };
-            writer.open = true;
-            writer.relaxed = durability == Durability::Later;
-            sqlx::raw_sql(sql).execute(&mut writer.connection).await?;
-            Ok(Tx(Connection::Sqlite(writer)))
-        })
+        Box::pin(async move { Self::start(self.writer().await?, durability).await })
     }
 
     fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>> {

@@ -53,6 +53,11 @@ impl Bench {
         Self::Simulated(SimulatedDisk::new())
     }
 
+    /// A simulated database, which several ledgers may have open at once.
+    pub(crate) fn database() -> Self {
+        Self::Simulated(SimulatedDisk::database())
+    }
+
     pub(crate) fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().expect("a temporary folder"))
     }

@@ -11,6 +11,9 @@ macro_rules! on_every_store {
         mod simulated {
             $($(#[tokio::test] async fn $case() { super::cases::$file::$case(crate::bench::Bench::simulated()).await; })+)*
         }
+        mod simulated_database {
+            $($(#[tokio::test] async fn $case() { super::cases::$file::$case(crate::bench::Bench::database()).await; })+)*
+        }
         mod sqlite {
             $($(#[tokio::test] async fn $case() { super::cases::$file::$case(crate::bench::Bench::sqlite()).await; })+)*
         }
@@ -31,6 +34,7 @@ on_every_store! {
         two_streams_change_together_or_not_at_all,
         many_callers_get_dense_positions_in_commit_order,
         a_stream_wrongly_thought_new_is_read_and_decided_again,
+        whoever_comes_after_a_stream_wrongly_thought_new_waits_for_it_too,
         states_that_left_memory_are_read_again,
         a_snapshot_stands_for_the_events_before_it,
         a_decision_may_touch_only_what_it_named,
@@ -53,4 +57,35 @@ on_every_store! {
         the_reader_cannot_write,
         a_transaction_that_is_dropped_leaves_nothing,
         values_survive_both_dialects;
+}
+
+/// Every case on every store that several processes may share.
+macro_rules! on_every_shared_store {
+    ($($file:ident: $($case:ident),+;)*) => {
+        mod shared_simulated {
+            $($(#[tokio::test] async fn $case() { super::cases::$file::$case(crate::bench::Bench::database()).await; })+)*
+        }
+        mod shared_postgres {
+            $($(#[tokio::test] async fn $case() {
+                if let Some(bench) = crate::bench::Bench::postgres().await {
+                    super::cases::$file::$case(bench).await;
+                }
+            })+)*
+        }
+    };
+}
+
+on_every_shared_store! {
+    racing:
+        a_rejection_is_decided_on_what_another_writer_has_written,
+        only_the_losers_of_a_race_are_decided_again,
+        writers_that_race_lose_no_update_and_positions_stay_dense;
+    leasing:
+        what_was_checked_is_committed_before_its_lease_is_taken,
+        what_comes_during_a_takeover_is_not_written,
+        a_renewal_that_is_under_way_keeps_its_shards,
+        a_lease_that_has_run_out_writes_nothing_although_nobody_took_it,
+        a_reader_never_sees_a_position_before_an_earlier_one,
+        a_process_takes_over_from_an_earlier_one_of_its_name_at_once,
+        a_shard_goes_to_whoever_stays_and_back_to_its_home;
 }

@@ -82,6 +82,7 @@ fn trace() -> String {
 
 async fn wait(backoff: &mut Backoff, owed: &Owed, wake: &Notify) {
     tokio::select! {
+        biased;
         () = tokio::time::sleep(backoff.next(&owed.env)) => {}
         () = wake.notified() => {}
     }

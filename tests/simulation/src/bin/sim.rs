@@ -8,6 +8,7 @@ use clap::Parser;
 use sagamesh_simulation::bugs::Bug;
 use sagamesh_simulation::points::{Points, cases, every_point};
 use sagamesh_simulation::{Report, Setup, run};
+use tracing_subscriber::filter::LevelFilter;
 
 #[derive(Debug, Parser)]
 #[command(name = "sim", about = "Runs the simulation for many seeds")]
@@ -33,6 +34,9 @@ struct Args {
     /// Instead of seeds: stop at every point of every saga of up to so many steps.
     #[arg(long)]
     points: Option<usize>,
+    /// Print what the processes log, from this level on: warn, info or debug. Best with one seed.
+    #[arg(long)]
+    log: Option<LevelFilter>,
     /// How many run side by side.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -40,6 +44,10 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(level) = args.log {
+        let log = tracing_subscriber::fmt().with_max_level(level);
+        log.with_writer(std::io::stderr).init();
+    }
     if let Some(steps) = args.points {
         return stop_everywhere(steps, args.threads);
     }

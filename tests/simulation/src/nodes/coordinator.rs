@@ -11,6 +11,7 @@ use sagamesh_api::saga::v1::operator_service_server::OperatorServiceServer;
 use sagamesh_api::saga::v1::participant_service_server::{
     ParticipantService, ParticipantServiceServer,
 };
+use sagamesh_api::saga::v1::peer_service_server::PeerServiceServer;
 use sagamesh_api::saga::v1::saga_service_server::SagaServiceServer;
 use sagamesh_api::saga::v1::{ParticipateRequest, ParticipateResponse, participate_response};
 use tonic::service::Routes;
@@ -34,7 +35,7 @@ pub(super) async fn run(life: Life, options: Options) -> Result<()> {
     let opened = coordinator::open_deciding(&config, &process, bugs::decide(bug)).await?;
     let engine = opened.engine.clone();
     life.note(What::Known {
-        machine: life.machine.clone(),
+        by: life.by(),
         position: engine.ledger.head(),
     });
     life.serves(&engine);
@@ -57,6 +58,7 @@ pub(super) async fn run(life: Life, options: Options) -> Result<()> {
         .add_service(OperatorServiceServer::new(api::Operators::new(
             engine.clone(),
         )))
+        .add_service(PeerServiceServer::new(api::Replicas::new(engine.clone())))
         .add_service(ParticipantServiceServer::new(tapped));
     drop(engine);
     coordinator::serve(&config, process, opened, routes).await
@@ -101,10 +103,13 @@ fn note(life: &Life, response: &Result<ParticipateResponse, Status>) {
     else {
         return;
     };
-    life.note(What::Released(Told {
-        saga: command.saga_id.clone(),
-        step: command.step.clone(),
-        direction: command.direction(),
-        token: command.lease_token,
-    }));
+    life.note(What::Released {
+        by: life.by(),
+        told: Told {
+            saga: command.saga_id.clone(),
+            step: command.step.clone(),
+            direction: command.direction(),
+            token: command.lease_token,
+        },
+    });
 }

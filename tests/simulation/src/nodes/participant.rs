@@ -12,7 +12,7 @@ use super::effects::{Command, Effects};
 use crate::bugs::Bug;
 use crate::history::{Told, What};
 use crate::moods::Mood;
-use crate::world::{COORDINATOR, Life};
+use crate::world::Life;
 
 /// Actions of random definitions. Compensations are called `undo`.
 pub const ACTIONS: &[&str] = &["do", "go"];
@@ -47,7 +47,8 @@ pub(super) async fn run(life: Life, actions: &[&str]) -> Result<()> {
         ledger,
     };
     let instance = format!("{}-{}", life.machine, life.incarnation);
-    let mut builder = Participant::builder(&life.machine, url(), &life.env)
+    let coordinators = life.world.setup.streams_of(life.world.seed, &life.machine);
+    let mut builder = Participant::builder(&life.machine, coordinators, &life.env)
         .instance(instance)
         .concurrency(4);
     for action in actions {
@@ -60,10 +61,6 @@ pub(super) async fn run(life: Life, actions: &[&str]) -> Result<()> {
     tasks.token().run_until_cancelled(grace).await;
     tasks.token().cancel();
     Ok(())
-}
-
-fn url() -> String {
-    format!("http://{COORDINATOR}:50051")
 }
 
 /// What handlers share.

@@ -17,11 +17,12 @@ use sagamesh_api::shop::payments::v1::payment_service_server::PaymentServiceServ
 use tonic::service::Routes;
 
 use crate::history::What;
+use crate::setup::url;
 use crate::world::{COORDINATOR, Life, World};
 
-/// Address of a machine's process.
-pub fn url(machine: &str) -> String {
-    format!("http://{machine}:50051")
+/// Where a service opens streams for its steps.
+fn streams(life: &Life) -> String {
+    life.world.setup.streams_of(life.world.seed, &life.machine)
 }
 
 /// The orders service.
@@ -31,7 +32,7 @@ pub(super) async fn orders(life: Life) -> Result<()> {
         chassis: process.config.clone(),
         store: StoreConfig::simulated(&life.disk),
         coordinator: url(COORDINATOR),
-        coordinator_replicas: None,
+        coordinator_replicas: Some(streams(&life)),
         inventory: url("inventory"),
         breaker_recovery: Duration::from_secs(5),
     };
@@ -45,7 +46,7 @@ pub(super) async fn inventory(life: Life) -> Result<()> {
         chassis: process.config.clone(),
         store: StoreConfig::simulated(&life.disk),
         coordinator: url(COORDINATOR),
-        coordinator_replicas: None,
+        coordinator_replicas: Some(streams(&life)),
         step_concurrency: 16,
         reservation_ttl: Duration::from_secs(10),
         sweep_interval: Duration::from_secs(5),
@@ -64,7 +65,7 @@ pub(super) async fn payments(life: Life, bank: Bank) -> Result<()> {
     let processor = Guarded::new(Arc::new(bank), life.env.clone(), timeout, recovery);
     let instance = format!("payments-{}", life.incarnation);
     let builder =
-        Participant::builder(payments::SERVICE, url(COORDINATOR), &life.env).instance(instance);
+        Participant::builder(payments::SERVICE, streams(&life), &life.env).instance(instance);
     Steps::new(ledger.clone(), processor)
         .register(builder)
         .run(&process.tasks)?;

@@ -11,21 +11,22 @@ use crate::history::{Entry, What};
 use crate::nodes::effects::{DONE, UNDONE, step_of};
 use crate::setup::Setup;
 use crate::truth::saga_event;
-use crate::world::COORDINATOR;
 
 /// See the module's documentation. Moments are indices into the history.
 pub(super) struct Facts<'a> {
-    setup: &'a Setup,
+    pub(super) setup: &'a Setup,
     pub(super) history: &'a [Entry],
     pub(super) sagas: BTreeMap<String, Saga>,
     pub(super) effects: BTreeMap<(String, String), Vec<(usize, Direction)>>,
-    /// Moments at which the coordinator learned of positions.
-    known: Vec<(usize, u64)>,
+    /// Moments at which processes learned of positions.
+    known: Vec<(usize, &'a str, u64)>,
 }
 
 /// A saga as it is on record.
 pub(super) struct Saga {
     pub(super) definition: Definition,
+    /// The shard that it belongs to.
+    pub(super) shard: i64,
     pub(super) records: Vec<Record>,
     pub(super) ended: Option<SagaState>,
 }
@@ -50,9 +51,7 @@ impl<'a> Facts<'a> {
         let mut definitions: BTreeMap<String, Definition> = BTreeMap::new();
         for (at, entry) in history.iter().enumerate() {
             match &entry.what {
-                What::Known { machine, position } if machine == COORDINATOR => {
-                    facts.known.push((at, *position));
-                }
+                What::Known { by, position } => facts.known.push((at, by, *position)),
                 What::Durable { events, .. } => {
                     for recorded in events {
                         if recorded.type_name == "saga.v1.DefinitionRegistered"
@@ -89,12 +88,14 @@ impl<'a> Facts<'a> {
     fn saga(&mut self, id: &str, record: Record, definitions: &BTreeMap<String, Definition>) {
         let saga = self.sagas.entry(id.to_owned()).or_insert_with(|| Saga {
             definition: Definition::default(),
+            shard: 0,
             records: Vec::new(),
             ended: None,
         });
         for transition in &record.event.transitions {
             match &transition.kind {
                 Some(Kind::Started(started)) => {
+                    saga.shard = started.shard;
                     if let Some(definition) = definitions.get(&started.definition_hash) {
                         saga.definition = definition.clone();
                     }
@@ -106,12 +107,12 @@ impl<'a> Facts<'a> {
         saga.records.push(record);
     }
 
-    /// When the coordinator knew that a position was durable; none if it never did.
-    pub(super) fn known_at(&self, position: u64, from: usize) -> Option<usize> {
+    /// When a process knew that a position was durable; none if it never did.
+    pub(super) fn known_at(&self, by: &str, position: u64, from: usize) -> Option<usize> {
         self.known
             .iter()
-            .find(|(at, known)| *at >= from && *known >= position)
-            .map(|(at, _)| *at)
+            .find(|(at, who, known)| *at >= from && *known >= position && *who == by)
+            .map(|(at, ..)| *at)
     }
 
     /// Whether a step is done by a participant whose effects and answers are seen.

@@ -34,7 +34,7 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
             continue;
         }
         for entry in facts.history {
-            if let What::Released(told) = &entry.what
+            if let What::Released { told, .. } = &entry.what
                 && told.saga == *id
                 && told.direction == Direction::Compensation
             {

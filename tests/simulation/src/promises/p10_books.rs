@@ -16,7 +16,9 @@ pub(super) fn check(facts: &Facts<'_>, violated: &mut dyn FnMut(String)) {
     let mut shop = Shop::default();
     for entry in facts.history {
         let wrong = match &entry.what {
-            What::Durable { machine, events } => match &**machine {
+            What::Durable {
+                machine, events, ..
+            } => match &**machine {
                 "inventory" => shop.stock(events),
                 "payments" => shop.money(events),
                 "orders" => shop.orders(events),

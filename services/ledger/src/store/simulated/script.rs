@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Recorded;
+use crate::store::BoxFuture;
 
 /// What goes wrong with a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,27 @@ pub trait DiskScript: Send + Sync {
     fn taken(&self, events: &[Recorded]);
     /// The ledger that wrote them learns that everything up to this position is durable.
     fn known(&self, position: u64);
+    /// A request is on its way to a database, or its answer `back`. False if it never arrives.
+    fn travel(&self, _back: bool) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+    /// This process owns a shard of the database from now on, under this epoch; or, with none, neither it nor an earlier one of its name does any more.
+    fn owns(&self, _shard: i64, _epoch: Option<i64>) {}
+    /// What the database does wrong about leases, in a test that wants this to be noticed.
+    fn mistake(&self) -> Option<Mistake> {
+        None
+    }
+}
+
+/// What a database can do wrong about leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistake {
+    /// It writes without a look at the leases under which batches were decided.
+    ForgetsLeases,
+    /// Whoever takes a shard gets the epoch of its last owner.
+    KeepsEpochs,
+    /// Leases last a fifth of what those who have them think.
+    EndsLeasesEarly,
 }
 
 /// Waits, unless there is nothing to wait for.

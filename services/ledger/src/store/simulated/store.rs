@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, MutexGuard};
 
+use super::leases::SimulatedLeases;
 use super::{Disk, DiskScript, Fate, Fault, SimulatedDisk, script};
-use crate::sql::{Connection, Sql, Tx, at_once};
+use crate::shards::LeaseTable;
+use crate::sql::{Sql, Tx, at_once};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{
     AppendError, Batch, BoxFuture, Durability, EventRest, Loaded, Prune, Pruned, Store,
@@ -19,50 +21,70 @@ pub(crate) struct SimulatedStore {
 }
 
 impl SimulatedStore {
-    /// The disk, unless it has crashed since this ledger was opened.
+    /// The disk, unless this ledger was on a machine that has crashed since.
     fn alive(&self) -> Result<MutexGuard<'_, Disk>, Error> {
-        let disk = self.disk.lock();
-        if disk.life == self.life {
-            Ok(disk)
-        } else {
-            Err(Error::Simulated("the machine has crashed"))
+        match self.disk.is_database() {
+            true => Ok(self.disk.lock()),
+            false => self.disk.at(self.life),
         }
     }
 
+    /// Asks something.
+    async fn ask<T>(&self, question: impl FnOnce(&mut Disk) -> T) -> Result<T, Error> {
+        drop(self.alive()?);
+        self.disk.ask(question).await
+    }
+
     fn script(&self) -> Option<&Arc<dyn DiskScript>> {
-        self.disk.disk.script.as_ref()
+        self.disk.script.as_ref()
     }
 
     /// Why a batch cannot be written now.
     fn refusal(&self, disk: &Disk, batch: &Batch) -> Option<AppendError> {
-        if disk.full {
+        if disk.full && !batch.is_empty() {
             return Some(AppendError::Failed(Error::Full {
                 database: self.name(),
             }));
         }
-        disk.stale(batch)
+        disk.stale(batch, self.disk.checks_leases())
     }
 
     async fn write(&self, batch: &Batch) -> Result<u64, AppendError> {
-        let fate = match self.script() {
+        drop(self.alive()?);
+        let fate = match self.script().filter(|_| !batch.is_empty()) {
             None => Fate::default(),
-            Some(script) => {
-                drop(self.alive()?);
-                script.begin()
-            }
+            Some(script) => script.begin(),
         };
-        script::pause(fate.before).await;
+        let life = self.disk.bring(None).await?;
+        let written = self.write_there(batch, life, fate).await;
+        if matches!(written, Err(AppendError::Failed(_))) {
+            return written;
+        }
+        self.disk.answer(None).await?;
+        let first = written?;
+        self.store_cursors(batch).await?;
+        self.known(batch, first)?;
+        Ok(first)
+    }
+
+    /// Checks and writes, where the disk is.
+    async fn write_there(&self, batch: &Batch, life: u64, fate: Fate) -> Result<u64, AppendError> {
+        if batch.is_empty() {
+            let disk = self.disk.at(life)?;
+            let confirmed = disk.log.len() as u64 + 1;
+            return self.refusal(&disk, batch).map_or(Ok(confirmed), Err);
+        }
+        let turn = self.disk.turn("ledger_append").await;
         if let Some(refusal) = {
-            let disk = self.alive()?;
+            let disk = self.disk.at(life)?;
             self.refusal(&disk, batch)
         } {
             return Err(refusal);
         }
-        // Written, but neither visible nor durable until the sync.
-        let mut syncing = self.disk.disk.syncing.subscribe();
-        let _ = syncing.wait_for(|syncing| *syncing).await;
+        script::pause(fate.before).await;
+        self.disk.synced("ledger_append").await;
         let (first, fault, taken) = {
-            let mut disk = self.alive()?;
+            let mut disk = self.disk.at(life)?;
             let fault = disk.faults.pop_front().or(fate.fault);
             if fault == Some(Fault::BeforeTaking) {
                 return Err(AppendError::Failed(Error::Simulated("the commit failed")));
@@ -81,20 +103,19 @@ impl SimulatedStore {
         if let Some(script) = self.script() {
             script.taken(&taken);
         }
+        drop(turn);
         script::pause(fate.after).await;
         if fault == Some(Fault::AfterTaking) {
             return Err(AppendError::Failed(Error::Simulated(
                 "the commit was not answered",
             )));
         }
-        self.store_cursors(batch).await?;
-        self.known(batch, first)?;
         Ok(first)
     }
 
     /// The one who wrote learns that it is durable.
     fn known(&self, batch: &Batch, first: u64) -> Result<(), Error> {
-        if let Some(script) = self.script() {
+        if let Some(script) = self.script().filter(|_| !batch.is_empty()) {
             drop(self.alive()?);
             script.known(first + batch.events.len() as u64 - 1);
         }
@@ -128,7 +149,7 @@ impl Store for SimulatedStore {
     }
 
     fn exclusive(&self) -> bool {
-        true
+        !self.disk.is_database()
     }
 
     fn append<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<u64, AppendError>> {
@@ -137,7 +158,12 @@ impl Store for SimulatedStore {
 
     fn find<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Option<u64>, Error>> {
         Box::pin(async move {
-            let found = self.alive()?.batches.get(&batch.id).copied();
+            drop(self.alive()?);
+            let life = self.disk.bring(None).await?;
+            let turn = self.disk.turn("ledger_writers").await;
+            let found = self.disk.at(life)?.batches.get(&batch.id).copied();
+            drop(turn);
+            self.disk.answer(None).await?;
             if let Some(first) = found {
                 self.store_cursors(batch).await?;
                 self.known(batch, first)?;
@@ -152,15 +178,15 @@ impl Store for SimulatedStore {
         snapshots: bool,
     ) -> BoxFuture<'a, Result<Vec<Loaded>, Error>> {
         Box::pin(async move {
-            let mut disk = self.alive()?;
-            if disk.failing_loads > 0 {
-                disk.failing_loads -= 1;
-                return Err(Error::Simulated("streams cannot be read"));
-            }
-            Ok(streams
-                .iter()
-                .map(|stream| disk.load(stream, snapshots))
-                .collect())
+            let load = |disk: &mut Disk| {
+                if disk.failing_loads > 0 {
+                    disk.failing_loads -= 1;
+                    return Err(Error::Simulated("streams cannot be read"));
+                }
+                let streams = streams.iter();
+                Ok(streams.map(|stream| disk.load(stream, snapshots)).collect())
+            };
+            self.ask(load).await?
         })
     }
 
@@ -170,7 +196,7 @@ impl Store for SimulatedStore {
         after: u64,
     ) -> BoxFuture<'a, Result<Vec<EventRest>, Error>> {
         Box::pin(async move {
-            let mut events = self.alive()?.load(stream, false).events;
+            let mut events = self.ask(|disk| disk.load(stream, false).events).await?;
             events.retain(|(version, ..)| *version > after);
             Ok(events)
         })
@@ -181,31 +207,28 @@ impl Store for SimulatedStore {
         keys: &'a [Arc<str>],
     ) -> BoxFuture<'a, Result<Vec<(String, Vec<u8>)>, Error>> {
         Box::pin(async move {
-            let disk = self.alive()?;
-            let rows = keys
-                .iter()
-                .filter_map(|key| disk.inbox.get_key_value(&**key));
-            Ok(rows
-                .map(|(key, (value, _))| (key.clone(), value.to_vec()))
-                .collect())
+            let look = |disk: &mut Disk| {
+                let keys = keys.iter();
+                let rows = keys.filter_map(|key| disk.inbox.get_key_value(&**key));
+                rows.map(|(key, (value, _))| (key.clone(), value.to_vec()))
+                    .collect()
+            };
+            self.ask(look).await
         })
     }
 
     fn read(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Recorded>, Error>> {
         Box::pin(async move {
-            let disk = self.alive()?;
-            Ok(disk
-                .log
-                .iter()
-                .skip(after as usize)
-                .take(limit)
-                .map(|(event, _)| event.clone())
-                .collect())
+            let read = |disk: &mut Disk| {
+                let events = disk.log.iter().skip(after as usize).take(limit);
+                events.map(|(event, _)| event.clone()).collect()
+            };
+            self.ask(read).await
         })
     }
 
     fn head(&self) -> BoxFuture<'_, Result<u64, Error>> {
-        Box::pin(async move { Ok(self.alive()?.log.len() as u64) })
+        Box::pin(async move { self.ask(|disk| disk.log.len() as u64).await })
     }
 
     fn streams<'a>(
@@ -215,30 +238,30 @@ impl Store for SimulatedStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<StreamId>, Error>> {
         Box::pin(async move {
-            let disk = self.alive()?;
-            let matching = disk
-                .versions
-                .keys()
-                .filter(|stream| stream.as_str() > after && stream.as_str().starts_with(prefix));
-            Ok(matching.take(limit).cloned().collect())
+            let list = |disk: &mut Disk| {
+                let matches = |stream: &&StreamId| {
+                    stream.as_str() > after && stream.as_str().starts_with(prefix)
+                };
+                let matching = disk.versions.keys().filter(matches);
+                matching.take(limit).cloned().collect()
+            };
+            self.ask(list).await
         })
     }
 
     fn begin(&self, durability: Durability) -> BoxFuture<'_, Result<Tx, Error>> {
         Box::pin(async move {
-            drop(self.alive()?);
-            let on_the_spot = self.script().is_some();
-            let mut tx = at_once(on_the_spot, self.tables.begin(durability)).await?;
-            if let Connection::Sqlite(writer) = &mut tx.0 {
-                writer.at_once = on_the_spot;
+            self.ask(|_| ()).await?;
+            match self.script() {
+                Some(_) => self.tables.begin_at_once(durability).await,
+                None => self.tables.begin(durability).await,
             }
-            Ok(tx)
         })
     }
 
     fn commit(&self, tx: Tx) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            drop(self.alive()?);
+            self.ask(|_| ()).await?;
             at_once(self.script().is_some(), self.tables.commit(tx)).await
         })
     }
@@ -247,15 +270,25 @@ impl Store for SimulatedStore {
         self.reader.clone()
     }
 
+    fn leases(&self) -> Option<Arc<dyn LeaseTable>> {
+        let leases = SimulatedLeases(self.disk.clone());
+        self.disk
+            .is_database()
+            .then(|| Arc::new(leases) as Arc<dyn LeaseTable>)
+    }
+
     fn prune_inbox(&self, prune: Prune) -> BoxFuture<'_, Result<Pruned, Error>> {
         Box::pin(async move {
-            self.alive()?.inbox.retain(|key, (_, at)| {
-                let before = match key.starts_with("barrier/") {
-                    true => prune.barriers_before,
-                    false => prune.others_before,
-                };
-                *at >= before
-            });
+            let prune = |disk: &mut Disk| {
+                disk.inbox.retain(|key, (_, at)| {
+                    let before = match key.starts_with("barrier/") {
+                        true => prune.barriers_before,
+                        false => prune.others_before,
+                    };
+                    *at >= before
+                });
+            };
+            self.ask(prune).await?;
             Ok(Pruned {
                 after: 0,
                 more: false,

@@ -1,8 +1,8 @@
-//! Leases, and the races around them, forced on a real PostgreSQL: one side is held at a pause point while the other one runs into it.
+//! Leases, and the races around them, forced: one side is held at a pause point while the other one runs into it.
 
 use std::time::Duration;
 
-use ledger::{ExecuteError, Fence, Lease, Member, Shards};
+use ledger::{ExecuteError, Fence, Lease, Member, Shards, SimulatedDisk};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::accounts::{Command, Refusal, account};
@@ -29,13 +29,27 @@ async fn take(shards: &Shards) -> Fence {
     taken[0].fence
 }
 
-/// The test's own connection to the database.
-struct Hand(PgConnection);
+/// The test's own hand in the database.
+enum Hand {
+    Simulated(SimulatedDisk),
+    Postgres(PgConnection),
+}
+
+/// What a statement waits for.
+#[derive(Clone, Copy)]
+enum For {
+    /// [`Hand::go_on`]: it is under way, and not committed.
+    GoingOn,
+    /// Another statement that is under way.
+    AnotherOne,
+}
 
 impl Hand {
     async fn of(bench: &Bench) -> Self {
-        let Bench::Postgres { direct, .. } = bench else {
-            unreachable!("on PostgreSQL alone")
+        let direct = match bench {
+            Bench::Simulated(disk) => return Self::Simulated(disk.clone()),
+            Bench::Sqlite(_) => unreachable!("nobody shares it"),
+            Bench::Postgres { direct, .. } => direct,
         };
         let mut connection = PgConnection::connect(&direct.database_url)
             .await
@@ -44,16 +58,22 @@ impl Hand {
             .execute(&mut connection)
             .await
             .expect("set");
-        Self(connection)
+        Self::Postgres(connection)
     }
 
     async fn run(&mut self, sql: String) {
-        let ran = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.0).await;
+        let Self::Postgres(connection) = self else {
+            unreachable!("only PostgreSQL runs scripts");
+        };
+        let ran = sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await;
         ran.expect("the script runs");
     }
 
-    /// From now on whoever is about to write to a table waits, until [`Hand::go_on`].
+    /// From now on whoever is about to write to a table (or on a simulated database, to any) waits, until [`Hand::go_on`].
     async fn pause(&mut self, when: &str) {
+        if let Self::Simulated(disk) = self {
+            return disk.hold_syncs();
+        }
         self.run(format!(
             "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
              CREATE TRIGGER pause BEFORE {when} FOR EACH ROW EXECUTE FUNCTION pause();
@@ -63,38 +83,67 @@ impl Hand {
     }
 
     async fn go_on(&mut self) {
+        if let Self::Simulated(disk) = self {
+            return disk.release_syncs();
+        }
         self.run("SELECT pg_advisory_unlock(1)".into()).await;
     }
 
-    /// Waits until a statement that contains this text waits for a lock.
-    async fn until_waiting(&mut self, statement: &str, lock: &str) {
+    /// Whether a statement that contains this text waits.
+    async fn is_waiting(&mut self, statement: &str, what: For) -> bool {
+        let connection = match (&mut *self, what) {
+            (Self::Simulated(disk), For::GoingOn) => return disk.waits_for_sync(statement),
+            (Self::Simulated(disk), For::AnotherOne) => return disk.waits_for_turn(statement),
+            (Self::Postgres(connection), _) => connection,
+        };
+        let lock = match what {
+            For::GoingOn => "advisory",
+            For::AnotherOne => "transactionid",
+        };
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
             AND pid <> pg_backend_pid() AND query LIKE $1 AND wait_event = $2";
+        let count: i64 = sqlx::query_scalar(sql)
+            .bind(format!("%{statement}%"))
+            .bind(lock)
+            .fetch_one(connection)
+            .await
+            .expect("counted");
+        count > 0
+    }
+
+    async fn until_waiting(&mut self, statement: &str, what: For) {
         let waiting = async {
-            loop {
-                let count: i64 = sqlx::query_scalar(sql)
-                    .bind(format!("%{statement}%"))
-                    .bind(lock)
-                    .fetch_one(&mut self.0)
-                    .await
-                    .expect("counted");
-                if count > 0 {
-                    return;
-                }
+            while !self.is_waiting(statement, what).await {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), waiting)
             .await
-            .unwrap_or_else(|_| panic!("{statement} does not wait for {lock}"));
+            .unwrap_or_else(|_| panic!("{statement} does not wait"));
     }
 
     /// What a process that stood still for too long finds: its lease has run out.
     async fn expire(&mut self, name: &str) {
+        if let Self::Simulated(disk) = self {
+            return disk.expire(name);
+        }
         self.run(format!(
             "UPDATE ledger_owners SET expires = clock_timestamp() - interval '1 second' WHERE name = '{name}'"
         ))
         .await;
+    }
+
+    /// How many events others can see.
+    async fn visible(&mut self) -> usize {
+        let connection = match self {
+            Self::Simulated(disk) => return disk.durable_events(),
+            Self::Postgres(connection) => connection,
+        };
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger_events")
+            .fetch_one(connection)
+            .await
+            .expect("read");
+        usize::try_from(count).expect("a count")
     }
 }
 
@@ -113,11 +162,7 @@ async fn lease(shards: &Shards, shard: i64) -> Lease {
     leases.find(|lease| lease.shard == shard).expect("a shard")
 }
 
-#[tokio::test]
-async fn what_was_checked_is_committed_before_its_lease_is_taken() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn what_was_checked_is_committed_before_its_lease_is_taken(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     let (a, b) = (replica(&one, "a").await, replica(&two, "b").await);
     let (home, other) = (take(&a).await, take(&b).await);
@@ -126,11 +171,11 @@ async fn what_was_checked_is_committed_before_its_lease_is_taken() {
     let writing = write(&one, home, 5);
     let racing = async {
         // The lease was checked; nothing is written yet.
-        hand.until_waiting("ledger_append", "advisory").await;
+        hand.until_waiting("ledger_append", For::GoingOn).await;
         hand.expire("a").await;
         let taking = b.take();
         let watching = async {
-            hand.until_waiting("ledger_take", "transactionid").await;
+            hand.until_waiting("ledger_take", For::AnotherOne).await;
             hand.go_on().await;
         };
         let (taken, ()) = tokio::join!(taking, watching);
@@ -151,11 +196,7 @@ async fn what_was_checked_is_committed_before_its_lease_is_taken() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn what_comes_during_a_takeover_is_not_written() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn what_comes_during_a_takeover_is_not_written(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     let (a, b) = (replica(&one, "a").await, replica(&two, "b").await);
     let (home, other) = (take(&a).await, take(&b).await);
@@ -163,7 +204,7 @@ async fn what_comes_during_a_takeover_is_not_written() {
     hand.expire("a").await;
     hand.pause("UPDATE ON ledger_leases").await;
     let racing = async {
-        hand.until_waiting("ledger_take", "advisory").await;
+        hand.until_waiting("ledger_take", For::GoingOn).await;
         // The owner comes back before the takeover is committed, and its lease is good again, as far as it can see.
         let renewing = a.renew(false);
         let writing = async {
@@ -174,8 +215,8 @@ async fn what_comes_during_a_takeover_is_not_written() {
             )
         };
         let watching = async {
-            hand.until_waiting("ledger_append", "transactionid").await;
-            hand.until_waiting("UPDATE ledger_owners", "transactionid")
+            hand.until_waiting("ledger_append", For::AnotherOne).await;
+            hand.until_waiting("UPDATE ledger_owners", For::AnotherOne)
                 .await;
             hand.go_on().await;
         };
@@ -194,11 +235,7 @@ async fn what_comes_during_a_takeover_is_not_written() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn a_renewal_that_is_under_way_keeps_its_shards() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn a_renewal_that_is_under_way_keeps_its_shards(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     let (a, b) = (replica(&one, "a").await, replica(&two, "b").await);
     let home = take(&a).await;
@@ -207,9 +244,10 @@ async fn a_renewal_that_is_under_way_keeps_its_shards() {
     hand.expire("a").await;
     hand.pause("UPDATE ON ledger_owners").await;
     let racing = async {
-        hand.until_waiting("UPDATE ledger_owners", "advisory").await;
+        hand.until_waiting("UPDATE ledger_owners", For::GoingOn)
+            .await;
         let watching = async {
-            hand.until_waiting("ledger_take", "transactionid").await;
+            hand.until_waiting("ledger_take", For::AnotherOne).await;
             hand.go_on().await;
         };
         let (taken, ()) = tokio::join!(b.take(), watching);
@@ -223,11 +261,7 @@ async fn a_renewal_that_is_under_way_keeps_its_shards() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn a_lease_that_has_run_out_writes_nothing_although_nobody_took_it() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn a_lease_that_has_run_out_writes_nothing_although_nobody_took_it(bench: Bench) {
     let one = bench.open().await;
     let a = replica(&one, "a").await;
     let home = take(&a).await;
@@ -260,11 +294,11 @@ async fn a_commit_whose_answer_was_lost_is_found_after_its_lease_was_taken() {
     hand.pause("UPDATE OF session ON ledger_writers").await;
     bench.lose_next_answer();
     let racing = async {
-        hand.until_waiting("ledger_writers", "advisory").await;
+        hand.until_waiting("ledger_writers", For::GoingOn).await;
         hand.expire("a").await;
         let taking = b.take();
         let watching = async {
-            hand.until_waiting("ledger_take", "transactionid").await;
+            hand.until_waiting("ledger_take", For::AnotherOne).await;
             hand.go_on().await;
         };
         tokio::join!(taking, watching).0.expect("taken")
@@ -277,22 +311,15 @@ async fn a_commit_whose_answer_was_lost_is_found_after_its_lease_was_taken() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn a_reader_never_sees_a_position_before_an_earlier_one() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn a_reader_never_sees_a_position_before_an_earlier_one(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     let mut hand = Hand::of(&bench).await;
     hand.pause("INSERT ON ledger_events").await;
     let racing = async {
-        hand.until_waiting("ledger_append", "advisory").await;
+        hand.until_waiting("ledger_append", For::GoingOn).await;
         let watching = async {
-            hand.until_waiting("ledger_append", "transactionid").await;
-            let read: i64 = sqlx::query_scalar("SELECT count(*) FROM ledger_events")
-                .fetch_one(&mut hand.0)
-                .await
-                .expect("read");
+            hand.until_waiting("ledger_append", For::AnotherOne).await;
+            let read = hand.visible().await;
             hand.go_on().await;
             read
         };
@@ -309,11 +336,7 @@ async fn a_reader_never_sees_a_position_before_an_earlier_one() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn a_process_takes_over_from_an_earlier_one_of_its_name_at_once() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn a_process_takes_over_from_an_earlier_one_of_its_name_at_once(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     let old = replica(&one, "a").await;
     let before = take(&old).await;
@@ -328,11 +351,7 @@ async fn a_process_takes_over_from_an_earlier_one_of_its_name_at_once() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn a_shard_goes_to_whoever_stays_and_back_to_its_home() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn a_shard_goes_to_whoever_stays_and_back_to_its_home(bench: Bench) {
     let open = bench.open().await;
     let (a, b, c) = (
         replica(&open, "a").await,

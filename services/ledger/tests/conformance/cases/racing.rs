@@ -1,4 +1,4 @@
-//! Several processes writing to one PostgreSQL database.
+//! Several processes writing to one database.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,7 @@ use ledger::{CommitterOptions, ExecuteError};
 use crate::accounts::{Command, Refusal};
 use crate::bench::Bench;
 
-#[tokio::test]
-async fn a_rejection_is_decided_on_what_another_writer_has_written() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn a_rejection_is_decided_on_what_another_writer_has_written(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     one.ledger
         .execute(Command::Add("a", 5))
@@ -41,11 +37,7 @@ async fn a_rejection_is_decided_on_what_another_writer_has_written() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn only_the_losers_of_a_race_are_decided_again() {
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
+pub(crate) async fn only_the_losers_of_a_race_are_decided_again(bench: Bench) {
     let (one, two) = (bench.open().await, bench.open().await);
     for name in ["a", "b", "c"] {
         one.ledger
@@ -92,12 +84,8 @@ async fn only_the_losers_of_a_race_are_decided_again() {
     two.close().await;
 }
 
-#[tokio::test]
-async fn writers_that_race_lose_no_update_and_positions_stay_dense() {
+pub(crate) async fn writers_that_race_lose_no_update_and_positions_stay_dense(bench: Bench) {
     const NAMES: [&str; 3] = ["a", "b", "c"];
-    let Some(bench) = Bench::postgres().await else {
-        return;
-    };
     let options = || CommitterOptions {
         poll: std::time::Duration::from_millis(5),
         ..CommitterOptions::default()

@@ -192,6 +192,29 @@ pub(crate) async fn a_stream_wrongly_thought_new_is_read_and_decided_again(bench
     open.close().await;
 }
 
+pub(crate) async fn whoever_comes_after_a_stream_wrongly_thought_new_waits_for_it_too(
+    bench: Bench,
+) {
+    let open = bench.open().await;
+    open.ledger
+        .execute(Command::Open(account("a"), 5))
+        .await
+        .expect("opened");
+    open.close().await;
+
+    let open = bench.open().await;
+    // One batch: the first one looks at what it thought new, and writes nothing; so the account has to be read before either is decided.
+    let (seen, added) = tokio::join!(
+        open.ledger.execute(Command::Probe(account("a"))),
+        open.ledger.execute(Command::Add("a", 1)),
+    );
+    assert_eq!(
+        (seen.expect("looked").reply, added.expect("added").reply),
+        (5, 6)
+    );
+    open.close().await;
+}
+
 pub(crate) async fn states_that_left_memory_are_read_again(bench: Bench) {
     let options = CommitterOptions {
         cache: 4,
