@@ -136,6 +136,7 @@ impl Clients {
                     .await;
             });
         }
+        self.world.begins();
         loop {
             let request = StartSagaRequest {
                 saga_id: saga.clone(),

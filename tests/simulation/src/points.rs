@@ -1,18 +1,21 @@
 //! Every crash point: small sagas whose every outcome is written down beforehand, run again and again with a stop at another point each time.
 
+mod cases;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chassis::timestamp::from_duration;
 use participant::{Direction, Outcome};
-use sagamesh_api::saga::v1::{Call, Definition, Phase, RetryPolicy, SagaState, Step, step::Kind};
+use sagamesh_api::saga::v1::{Definition, Phase, SagaState};
+
+pub use cases::{Case, cases};
 
 use crate::history::Told;
 use crate::moods::Mood;
 use crate::setup::{Faults, Setup};
 
 /// The one participant of these sagas.
-const PARTICIPANT: &str = "alpha";
+pub(crate) const PARTICIPANT: &str = "alpha";
 
 /// What the handler of a step says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,121 +86,6 @@ impl Script {
     }
 }
 
-/// Every graph of so many steps, with and without a pivot at every place, and for each every outcome of every step.
-pub fn cases(steps: usize) -> Vec<Script> {
-    let pairs: Vec<(usize, usize)> = (0..steps)
-        .flat_map(|to| (0..to).map(move |from| (from, to)))
-        .collect();
-    let mut cases = Vec::new();
-    for edges in 0..1_u32 << pairs.len() {
-        let chosen: Vec<(usize, usize)> = pairs
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| edges >> at & 1 == 1)
-            .map(|(_, pair)| *pair)
-            .collect();
-        for pivot in std::iter::once(None).chain((0..steps).map(Some)) {
-            if let Some(definition) = definition(steps, &chosen, pivot) {
-                cases.extend(outcomes(&definition));
-            }
-        }
-    }
-    cases
-}
-
-/// A definition; none if the pivot does not divide its graph.
-fn definition(steps: usize, edges: &[(usize, usize)], pivot: Option<usize>) -> Option<Definition> {
-    // What comes before the pivot must lead to it, and what comes after must follow from it.
-    let leads = |from: usize, to: usize| {
-        let mut reached = vec![false; steps];
-        reached[from] = true;
-        for (one, other) in edges {
-            let before = reached[*one];
-            reached[*other] |= before;
-        }
-        reached[to]
-    };
-    if let Some(pivot) = pivot
-        && !(0..steps).all(|step| leads(step.min(pivot), step.max(pivot)))
-    {
-        return None;
-    }
-    let steps = (0..steps).map(|at| {
-        let phase = match pivot {
-            Some(pivot) if at == pivot => Phase::Pivot,
-            Some(pivot) if at > pivot => Phase::Retriable,
-            _ => Phase::Compensatable,
-        };
-        let after = edges.iter().filter(|(_, to)| *to == at);
-        Step {
-            name: name(at, phase),
-            phase: phase.into(),
-            after: after
-                .map(|(from, _)| match pivot {
-                    Some(pivot) if *from == pivot => "pivot".to_owned(),
-                    Some(pivot) if *from > pivot => format!("r{from}"),
-                    _ => format!("b{from}"),
-                })
-                .collect(),
-            kind: Some(Kind::Call(call(phase))),
-        }
-    });
-    Some(Definition {
-        name: "points".to_owned(),
-        steps: steps.collect(),
-        ..Definition::default()
-    })
-}
-
-fn name(at: usize, phase: Phase) -> String {
-    match phase {
-        Phase::Pivot => "pivot".to_owned(),
-        Phase::Retriable => format!("r{at}"),
-        _ => format!("b{at}"),
-    }
-}
-
-fn call(phase: Phase) -> Call {
-    let undoable = phase == Phase::Compensatable;
-    let seconds = |seconds| Some(from_duration(Duration::from_secs(seconds)));
-    Call {
-        participant: PARTICIPANT.to_owned(),
-        action: "do".to_owned(),
-        compensation: if undoable { "undo" } else { "" }.to_owned(),
-        timeout: seconds(2),
-        retry: Some(RetryPolicy {
-            max_attempts: 4,
-            max_backoff: seconds(2),
-            ..RetryPolicy::default()
-        }),
-        stalled_after: (!undoable).then(|| seconds(20)).flatten(),
-        ..Call::default()
-    }
-}
-
-fn outcomes(definition: &Definition) -> Vec<Script> {
-    let mut scripts = vec![BTreeMap::new()];
-    for step in &definition.steps {
-        scripts = scripts
-            .into_iter()
-            .flat_map(|says: BTreeMap<String, Says>| {
-                [Says::Yes, Says::No, Says::Forgets].map(|one| {
-                    let mut says = says.clone();
-                    says.insert(step.name.clone(), one);
-                    says
-                })
-            })
-            .collect();
-    }
-    scripts
-        .into_iter()
-        .map(|says| Script {
-            definition: definition.clone(),
-            says,
-        })
-        .collect()
-}
-
 /// What came of stops at every point of some cases.
 #[derive(Clone, Debug, Default)]
 pub struct Points {
@@ -211,14 +99,26 @@ pub struct Points {
     pub wrong: Vec<String>,
 }
 
-/// Stops each machine at each point that it reaches in a case, one after the other.
+impl Points {
+    /// Adds what came of other cases.
+    pub fn add(&mut self, other: Self) {
+        self.cases += other.cases;
+        self.reached += other.reached;
+        self.missed += other.missed;
+        self.wrong.extend(other.wrong);
+    }
+}
+
+/// Stops each machine at each point that it reaches in a case, one after the other. What machines do before the saga is started (they connect, and the
+/// definition is registered) is the same in all cases: they are stopped there in those that are `whole`.
 #[cfg(feature = "clock")]
-pub fn every_point(script: &Script, seen: &mut Points) {
+pub fn every_point(case: &Case, seen: &mut Points) {
     use crate::history::What;
     use crate::setup::Stop;
 
     const SEED: u64 = 1;
     seen.cases += 1;
+    let script = &case.script;
     let promised = script.promised();
     let mut judge = |setup: &Setup, expect_stop: bool| {
         let report = crate::run(SEED, setup);
@@ -238,11 +138,13 @@ pub fn every_point(script: &Script, seen: &mut Points) {
             seen.wrong
                 .push(format!("{at}: it ended as {ended:?}, not as {promised:?}"));
         }
-        report.points
+        (report.points, report.before)
     };
     let setup = script.clone().setup();
-    for (machine, points) in judge(&setup, false) {
-        for at in 1..=points {
+    let (all, before) = judge(&setup, false);
+    for (machine, points) in all {
+        let before = before.get(&machine).copied().filter(|_| !case.whole);
+        for at in before.unwrap_or(0) + 1..=points {
             let stop = Some(Stop {
                 machine: machine.clone(),
                 at,

@@ -1,6 +1,7 @@
 //! One simulation from its seed to its report.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -45,7 +46,9 @@ pub struct Report {
     /// How each saga ended, of those that did.
     pub endings: Vec<SagaState>,
     /// How many points each machine reached.
-    pub points: std::collections::BTreeMap<String, u64>,
+    pub points: BTreeMap<String, u64>,
+    /// How many of them before the first saga was about to be started.
+    pub before: BTreeMap<String, u64>,
 }
 
 /// Runs the simulation of a seed.
@@ -65,7 +68,7 @@ pub fn run(seed: u64, setup: &Setup) -> Report {
     listen_for_panics();
     let (world, audit) = runtime.block_on(play(seed, setup.clone()));
     let (sagas, _) = runtime.block_on(async { audit.count(&world) });
-    let points = world.points();
+    let (points, before) = (world.points(), world.before());
     let faults = world.faults();
     let setup = world.setup.clone();
     let (history, network) = world.history.finish();
@@ -90,6 +93,7 @@ pub fn run(seed: u64, setup: &Setup) -> Report {
         trace,
         endings,
         points,
+        before,
     }
 }
 

@@ -64,6 +64,8 @@ pub struct World {
     void: Mutex<BTreeSet<u64>>,
     calm: AtomicBool,
     faults: AtomicU64,
+    /// Points that machines had reached when the first saga was about to be started.
+    before: OnceLock<BTreeMap<String, u64>>,
     me: OnceLock<Weak<World>>,
 }
 
@@ -161,6 +163,7 @@ impl World {
             void: Mutex::default(),
             calm: AtomicBool::new(false),
             faults: AtomicU64::new(0),
+            before: OnceLock::new(),
             me: OnceLock::new(),
         });
         drop(world.me.set(Arc::downgrade(&world)));
@@ -323,6 +326,16 @@ impl World {
         if let Some(machine) = self.machines().get_mut(name) {
             machine.trap = Some((points, back));
         }
+    }
+
+    /// A saga is about to be started.
+    pub fn begins(&self) {
+        self.before.get_or_init(|| self.points());
+    }
+
+    /// How many points each machine had reached when the first saga was about to be started.
+    pub fn before(&self) -> BTreeMap<String, u64> {
+        self.before.get().cloned().unwrap_or_default()
     }
 
     /// How many points each machine has reached.

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use clap::Parser;
 use sagamesh_simulation::bugs::Bug;
-use sagamesh_simulation::points::{Points, cases, every_point};
+use sagamesh_simulation::points::{Case, Points, cases, every_point};
 use sagamesh_simulation::{Report, Setup, run};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -94,28 +95,22 @@ fn main() -> ExitCode {
 
 /// Every crash point of every small saga.
 fn stop_everywhere(steps: usize, threads: usize) -> ExitCode {
-    let scripts: Vec<_> = (1..=steps).flat_map(cases).collect();
-    let next = AtomicUsize::new(0);
-    let total = Mutex::new(Points::default());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                while let Some(script) = scripts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut seen = Points::default();
-                    every_point(script, &mut seen);
-                    for wrong in &seen.wrong {
-                        println!("{wrong}");
-                    }
-                    let mut total = total.lock().unwrap_or_else(|broken| broken.into_inner());
-                    total.cases += seen.cases;
-                    total.reached += seen.reached;
-                    total.missed += seen.missed;
-                    total.wrong.extend(seen.wrong);
-                }
-            });
-        }
-    });
-    let total = total.lock().unwrap_or_else(|broken| broken.into_inner());
+    let mut total = Points::default();
+    for steps in 1..=steps {
+        let started = Instant::now();
+        let (cases, all) = cases(steps);
+        println!("steps={steps} cases={} of {all}", cases.len());
+        let seen = stop_in(&cases, threads);
+        println!(
+            "steps={steps} cases={} points={} missed={} violations={} seconds={}",
+            seen.cases,
+            seen.reached,
+            seen.missed,
+            seen.wrong.len(),
+            started.elapsed().as_secs()
+        );
+        total.add(seen);
+    }
     println!(
         "sim cases={} points={} missed={} violations={}",
         total.cases,
@@ -128,6 +123,32 @@ fn stop_everywhere(steps: usize, threads: usize) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn stop_in(cases: &[Case], threads: usize) -> Points {
+    let next = AtomicUsize::new(0);
+    let total = Mutex::new(Points::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut seen = Points::default();
+                    every_point(case, &mut seen);
+                    for wrong in &seen.wrong {
+                        println!("{wrong}");
+                    }
+                    let mut total = total.lock().unwrap_or_else(|broken| broken.into_inner());
+                    total.add(seen);
+                    if total.cases.is_multiple_of(100) {
+                        println!("  cases={} points={}", total.cases, total.reached);
+                    }
+                }
+            });
+        }
+    });
+    total
+        .into_inner()
+        .unwrap_or_else(|broken| broken.into_inner())
 }
 
 /// Prints what is wrong; returns how much.
