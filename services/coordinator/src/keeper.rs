@@ -109,6 +109,7 @@ impl Keeper {
         let mut able = true;
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(LOOK) => {}
                 () = token.cancelled() => return,
             }

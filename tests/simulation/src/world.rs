@@ -1,5 +1,7 @@
 //! The simulated world: machines that run real processes, and everything around them.
 
+mod life;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -20,6 +22,8 @@ use crate::network::Network;
 use crate::nodes::effects::{Command, Effects};
 use crate::nodes::{self, Program};
 use crate::setup::Setup;
+
+pub use life::Life;
 
 /// Name of the coordinator's machine, or of the service that its replicas are behind.
 pub const COORDINATOR: &str = "coordinator";
@@ -80,64 +84,6 @@ struct Machine {
     /// Crashes when this many more points are reached, and comes back after the time.
     trap: Option<(u64, Duration)>,
     points: u64,
-}
-
-/// What a process is given: its machine, as it is in this life.
-#[derive(Clone)]
-pub struct Life {
-    /// The world.
-    pub world: Arc<World>,
-    /// The machine.
-    pub machine: String,
-    /// Which life this is, from 1.
-    pub incarnation: u64,
-    /// Its disk.
-    pub disk: SimulatedDisk,
-    /// Its clock, randomness and network.
-    pub env: Env,
-}
-
-impl Life {
-    /// Name of the process, as the history has it.
-    pub fn by(&self) -> String {
-        match self.disk.is_database() {
-            true => process(&self.machine, self.incarnation),
-            false => self.machine.clone(),
-        }
-    }
-
-    /// Whether the machine still lives this life.
-    pub fn is_current(&self) -> bool {
-        self.world.network.is(&self.machine, self.incarnation)
-    }
-
-    /// Tasks that end with this life.
-    pub fn adopt(&self, tasks: &Tasks) {
-        if let Some(machine) = self.world.machines().get_mut(&self.machine)
-            && machine.incarnation == self.incarnation
-            && machine.up
-        {
-            machine.tasks.push(tasks.clone());
-        } else {
-            end(tasks);
-        }
-    }
-
-    /// The coordinator of this life is open.
-    pub fn serves(&self, engine: &Engine) {
-        if let Some(machine) = self.world.machines().get_mut(&self.machine)
-            && machine.incarnation == self.incarnation
-        {
-            machine.engine = Some(engine.clone());
-        }
-    }
-
-    /// Writes something down, unless the machine has lost power meanwhile.
-    pub fn note(&self, what: What) {
-        if self.is_current() {
-            self.world.history.add(what);
-        }
-    }
 }
 
 fn end(tasks: &Tasks) {

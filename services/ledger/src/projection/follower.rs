@@ -267,7 +267,9 @@ impl Follower {
                     "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE SKIP LOCKED"
                 }
                 // Whoever has a transaction there is alone.
-                Dialect::Sqlite => "SELECT version, position FROM ledger_projections WHERE name = $1",
+                Dialect::Sqlite => {
+                    "SELECT version, position FROM ledger_projections WHERE name = $1"
+                }
             };
             let row = tx
                 .fetch_optional(sql, params![self.projection.name()])

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 mod disk;
+mod lease_table;
 mod leases;
 mod requests;
 mod script;

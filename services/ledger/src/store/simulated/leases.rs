@@ -1,13 +1,11 @@
-//! Owners and leases on a simulated database, under the rules that `ledger_take` and `ledger_append` have in PostgreSQL.
+//! Owners and leases on a simulated database, as rows: the rules that `ledger_take` and `ledger_append` have in PostgreSQL.
 
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::{Disk, Mistake, SimulatedDisk};
-use crate::shards::{LeaseTable, Owner};
-use crate::store::BoxFuture;
-use crate::{Error, Fence, Lease, Member, Standing, Taken};
+use crate::shards::Owner;
+use crate::{Fence, Lease, Member, Standing, Taken};
 
 /// The two tables.
 #[derive(Default)]
@@ -38,11 +36,32 @@ impl Leases {
         self.owners.get(name).filter(|row| row.expires > now)
     }
 
+    /// Whether an owner is there.
+    pub(super) fn is_present(&self, name: &str) -> bool {
+        self.present(name, Instant::now()).is_some()
+    }
+
     /// Who owns a shard.
     fn owner_of<'a>(&self, shard: &'a ShardRow, now: Instant) -> Option<&'a str> {
         let (name, session) = shard.owner.as_ref()?;
         let row = self.present(name, now)?;
         (row.session == *session).then_some(name)
+    }
+
+    /// A process goes. Returns the shards that it owned.
+    pub(super) fn leave(&mut self, me: &Owner) -> Vec<i64> {
+        if self.mine(me).is_none() {
+            return Vec::new();
+        }
+        self.owners.remove(&me.member.name);
+        self.shards_of(&me.member.name, &me.session, true)
+    }
+
+    /// Another lease for a process. False if its name is another one's.
+    pub(super) fn renew(&mut self, me: &Owner, leaving: bool, expires: Instant) -> bool {
+        let row = self.mine(me);
+        let renewed = row.map(|row| (row.draining, row.expires) = (leaving, expires));
+        renewed.is_some()
     }
 
     fn row(&self, shard: i64) -> Option<&ShardRow> {
@@ -71,7 +90,7 @@ impl Leases {
     }
 
     /// Returns the shards that an earlier process of this name owned until now.
-    fn arrive(&mut self, me: &Owner, expires: Instant) -> Vec<i64> {
+    pub(super) fn arrive(&mut self, me: &Owner, expires: Instant) -> Vec<i64> {
         let name = &me.member.name;
         let lost = self.shards_of(name, &me.session, false);
         let row = OwnerRow {
@@ -108,7 +127,7 @@ impl Leases {
         row.filter(|row| row.session == me.session)
     }
 
-    fn standing(&self, me: &Owner, now: Instant) -> Standing {
+    pub(super) fn standing(&self, me: &Owner, now: Instant) -> Standing {
         let present = self.owners.iter().filter(|(_, row)| row.expires > now);
         let members = present.map(|(name, row)| {
             let member = Member {
@@ -135,7 +154,7 @@ impl Leases {
     }
 
     /// Shards that nobody owns, except those whose home is there to take them itself.
-    fn free(&self, me: &Owner, now: Instant) -> Vec<i64> {
+    pub(super) fn free(&self, me: &Owner, now: Instant) -> Vec<i64> {
         let name = &me.member.name;
         let row = self.present(name, now);
         if row.is_none_or(|row| row.session != me.session || row.draining) {
@@ -149,7 +168,7 @@ impl Leases {
         shards.map(|(number, _)| number).collect()
     }
 
-    fn take(&mut self, me: &Owner, shard: i64, head: u64, raise: bool) -> Option<Taken> {
+    pub(super) fn take(&mut self, me: &Owner, shard: i64, head: u64, raise: bool) -> Option<Taken> {
         let row = self.shards.get_mut(usize::try_from(shard).ok()?)?;
         row.owner = Some((me.member.name.clone(), me.session.clone()));
         row.epoch += i64::from(raise || row.epoch == 0);
@@ -163,7 +182,7 @@ impl Leases {
         })
     }
 
-    fn release(&mut self, me: &Owner, fence: Fence, handed: &[u8]) -> bool {
+    pub(super) fn release(&mut self, me: &Owner, fence: Fence, handed: &[u8]) -> bool {
         let row = usize::try_from(fence.shard)
             .ok()
             .and_then(|shard| self.shards.get_mut(shard));
@@ -177,151 +196,5 @@ impl Leases {
         row.owner = None;
         row.handed = Some(handed.to_vec());
         true
-    }
-}
-
-/// Leases, as one process reaches them.
-pub(super) struct SimulatedLeases(pub(super) SimulatedDisk);
-
-impl SimulatedLeases {
-    /// Writes, once that is durable. It waits for its turn before, if it needs one.
-    async fn write<T>(
-        &self,
-        statement: &'static str,
-        in_turn: impl FnOnce(&Disk) -> bool,
-        write: impl FnOnce(&mut Leases) -> T,
-    ) -> Result<T, Error> {
-        let life = self.0.bring(None).await?;
-        let in_turn = in_turn(&*self.0.at(life)?);
-        let _turn = match in_turn {
-            true => Some(self.0.turn(statement).await),
-            false => None,
-        };
-        self.0.synced(statement).await;
-        let mut disk = self.0.at(life)?;
-        if disk.full {
-            return Err(full());
-        }
-        Ok(write(&mut disk.leases))
-    }
-
-    fn expires(&self, me: &Owner) -> Instant {
-        let lease = match self.0.mistake() {
-            Some(Mistake::EndsLeasesEarly) => me.lease / 5,
-            _ => me.lease,
-        };
-        Instant::now() + lease
-    }
-
-    fn owns(&self, shards: &[i64], epoch: Option<i64>) {
-        if let Some(script) = &self.0.script {
-            shards.iter().for_each(|shard| script.owns(*shard, epoch));
-        }
-    }
-}
-
-fn full() -> Error {
-    Error::Full {
-        database: "the simulated database".into(),
-    }
-}
-
-impl LeaseTable for SimulatedLeases {
-    fn arrive<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let arrive = |leases: &mut Leases| leases.arrive(me, self.expires(me));
-            let lost = self.write("INSERT ledger_owners", |_| true, arrive).await?;
-            self.owns(&lost, None);
-            self.0.answer(None).await
-        })
-    }
-
-    fn renew<'a>(&'a self, me: &'a Owner, leaving: bool) -> BoxFuture<'a, Result<bool, Error>> {
-        Box::pin(async move {
-            // A takeover locks the rows of those that have expired.
-            let expired = |disk: &Disk| {
-                let present = disk.leases.present(&me.member.name, Instant::now());
-                present.is_none()
-            };
-            let renew = |leases: &mut Leases| {
-                let expires = self.expires(me);
-                let row = leases.mine(me);
-                let renewed = row.map(|row| (row.draining, row.expires) = (leaving, expires));
-                renewed.is_some()
-            };
-            let renewed = self.write("UPDATE ledger_owners", expired, renew).await?;
-            self.0.answer(None).await?;
-            Ok(renewed)
-        })
-    }
-
-    fn look<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<Standing, Error>> {
-        Box::pin(
-            self.0
-                .ask(move |disk| disk.leases.standing(me, Instant::now())),
-        )
-    }
-
-    fn take<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<Vec<Taken>, Error>> {
-        Box::pin(async move {
-            let life = self.0.bring(None).await?;
-            let turn = self.0.turn("ledger_take").await;
-            let free = self.0.at(life)?.leases.free(me, Instant::now());
-            if !free.is_empty() {
-                self.0.synced("ledger_take").await;
-            }
-            let mut taken = Vec::new();
-            {
-                let mut disk = self.0.at(life)?;
-                if disk.full && !free.is_empty() {
-                    return Err(full());
-                }
-                let head = disk.log.len() as u64;
-                let raise = self.0.mistake() != Some(Mistake::KeepsEpochs);
-                let take = |shard| disk.leases.take(me, shard, head, raise);
-                taken.extend(free.into_iter().filter_map(take));
-            }
-            for Taken { fence, .. } in &taken {
-                self.owns(&[fence.shard], Some(fence.epoch));
-            }
-            drop(turn);
-            self.0.answer(None).await?;
-            if let (Some(script), Some(taken)) = (&self.0.script, taken.first()) {
-                script.known(taken.head);
-            }
-            Ok(taken)
-        })
-    }
-
-    fn release<'a>(
-        &'a self,
-        me: &'a Owner,
-        fence: Fence,
-        handed: &'a [u8],
-    ) -> BoxFuture<'a, Result<bool, Error>> {
-        Box::pin(async move {
-            let release = |leases: &mut Leases| leases.release(me, fence, handed);
-            let released = self
-                .write("UPDATE ledger_leases", |_| true, release)
-                .await?;
-            if released {
-                self.owns(&[fence.shard], None);
-            }
-            self.0.answer(None).await?;
-            Ok(released)
-        })
-    }
-
-    fn leave<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move {
-            let leave = |leases: &mut Leases| {
-                leases.mine(me)?;
-                leases.owners.remove(&me.member.name);
-                Some(leases.shards_of(&me.member.name, &me.session, true))
-            };
-            let left = self.write("DELETE ledger_owners", |_| false, leave).await?;
-            self.owns(&left.unwrap_or_default(), None);
-            self.0.answer(None).await
-        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use super::leases::SimulatedLeases;
+use super::lease_table::SimulatedLeases;
 use super::{Disk, DiskScript, Fate, Fault, SimulatedDisk, script};
 use crate::shards::LeaseTable;
 use crate::sql::{Sql, Tx, at_once};
