@@ -23,6 +23,23 @@ use crate::{ERRORS, patience};
 
 const REQUEST_ID: &str = "x-request-id";
 
+/// Tells clients of HTTP/1.1 to come again on another connection, for as long as a shutdown waits for that: one that is idle
+/// when the gateway goes may be closed under the next request. HTTP/2 has a frame that says so.
+pub(crate) async fn farewell(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let can_be_told = request.version() < Version::HTTP_2;
+    let mut response = next.run(request).await;
+    if can_be_told && gateway.draining.is_cancelled() {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// Gives the request an id and a trace, counts and logs its answer.
 pub(crate) async fn observe(
     State(gateway): State<Gateway>,

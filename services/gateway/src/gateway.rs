@@ -53,7 +53,7 @@ impl Gateway {
         }
     }
 
-    /// The same gateway, whose streams end when `draining` is cancelled.
+    /// The same gateway, whose streams end and whose clients are told to go when `draining` is cancelled.
     #[must_use]
     pub fn draining_with(mut self, draining: CancellationToken) -> Self {
         self.draining = draining;
@@ -85,6 +85,11 @@ impl Gateway {
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 door::observe,
+            ))
+            // Around refusals too: whoever is refused comes again.
+            .layer(axum::middleware::from_fn_with_state(
+                self.clone(),
+                door::farewell,
             ))
             // Browsers ask without a token: before anything that wants one.
             .layer(cors(&config.limits.cors_origins)?)

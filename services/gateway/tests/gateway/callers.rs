@@ -221,6 +221,21 @@ async fn long_answers_end_when_the_gateway_shuts_down() -> Outcome {
     Ok(())
 }
 
+#[tokio::test]
+async fn clients_take_another_connection_before_the_gateway_goes() -> Outcome {
+    let rig = Rig::start(&["--drain-delay", "60s"]).await;
+    let before = rig.get("/v1/orders", &rig.token("alice")).await;
+    assert_eq!(before.headers.get("connection"), None, "{before:?}");
+    rig.gateway.begin_drain();
+    let during = rig.get("/v1/orders", &rig.token("alice")).await;
+    assert_eq!(during.status, StatusCode::OK);
+    assert_eq!(during.header("connection"), "close");
+    let refused = rig.send(Method::GET, "/v1/orders", &[], "").await;
+    assert_eq!(refused.header("connection"), "close");
+    rig.stop().await;
+    Ok(())
+}
+
 /// Returns when this many orders of the caller are known, so that what was sent before has arrived.
 async fn watch_begun(rig: &Rig, token: &str, orders: usize) {
     loop {
