@@ -183,6 +183,7 @@ tools: ## Say which tools are here and how to get the others
 	have kind "kind version" "a cluster on this machine (make kind-up): https://kind.sigs.k8s.io"; \
 	have minikube "minikube version" "another one (make minikube-up): https://minikube.sigs.k8s.io"; \
 	have linkerd "linkerd version --client" "the mesh in a cluster: https://linkerd.io/getting-started"; \
+	have etcd "etcd --version" "etcd, for the API server of make verify-apiserver (Debian: apt-get install etcd-server)"; \
 	have cargo-deny "cargo deny --version" "cargo install cargo-deny, for licences (make verify)"; \
 	have curl "curl --version" "to try the REST API"; \
 	have go "go version" "Go 1.26, for its stubs (make stubs) and grpcurl: https://go.dev/dl"; \

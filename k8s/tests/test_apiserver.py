@@ -1,21 +1,19 @@
 """The overlays before a real API server: what it warns of, refuses, and says of a second version. `make verify-apiserver` runs this."""
 
 import contextlib
-import io
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import NAMESPACE, OVERLAYS, ROOT, SERVICES, containers, load, not_run, pod
+from conftest import NAMESPACE, OVERLAYS, ROOT, SERVICES, containers, load, pod
 from control_plane import apiserver, etcd
 
 sys.path.insert(0, str(ROOT / "k8s"))
@@ -201,9 +199,8 @@ def test_the_first_version_can_become_this_one(overlay, server, tmp_path):
     """No field that cannot be changed was: neither with kubectl's own apply nor with the server's."""
     archive = subprocess.run(["git", "-C", ROOT, "archive", FIRST, "k8s", "mesh/policy"], capture_output=True)
     if archive.returncode:
-        not_run(f"this clone has no commit {FIRST}: git fetch --unshallow")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(tmp_path, filter="data")
+        pytest.skip(f"not run: this clone has no commit {FIRST}: git fetch --unshallow")
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
     kubectl(server, "apply", "--kustomize", tmp_path / "k8s/overlays" / overlay)
     kubectl(server, "apply", "--kustomize", ROOT / "k8s/overlays" / overlay)
 
