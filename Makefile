@@ -94,7 +94,7 @@ sim: ## Run the simulation for SEEDS=200 seeds; ARGS="--seed 17 --history" shows
 	@$(CARGO) run --quiet $(SIM_PROFILE) -p sagamesh-simulation --features clock --bin sim -- --seeds $(SEEDS) $(ARGS)
 
 .PHONY: bench
-bench: ## Measure sagas per second, latency and memory, on the binaries as shipped
+bench: ## Measure sagas per second, latency and memory, on the binaries as shipped; ARGS=overload, ARGS=resources and more (--help)
 	$(CARGO) build --profile dist --workspace --bins
 	@$(TARGET)/dist/bench-sagas $(ARGS)
 
@@ -186,5 +186,5 @@ tools: ## Say which tools are here and how to get the others
 	have etcd "etcd --version" "etcd, for the API server of make verify-apiserver (Debian: apt-get install etcd-server)"; \
 	have cargo-deny "cargo deny --version" "cargo install cargo-deny, for licences (make verify)"; \
 	have curl "curl --version" "to try the REST API"; \
-	have go "go version" "Go 1.26, for its stubs (make stubs) and grpcurl: https://go.dev/dl"; \
+	have go "go version" "Go 1.26, for its stubs (make stubs), grpcurl and make verify-apiserver: https://go.dev/dl"; \
 	have grpcurl "grpcurl --version" "to try the gRPC API: go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"

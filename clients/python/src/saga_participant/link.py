@@ -32,9 +32,9 @@ GOOD_SECONDS = 5.0
 # A result may be larger than gRPC's default of 4 MiB allows for; so may a command.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 DEFAULT_PAYLOAD_BYTES = 1024 * 1024
-# The coordinator refuses these for good; others may pass.
 # Versions of the protocol that this library speaks.
 OLDEST_VERSION, NEWEST_VERSION = 1, 1
+# Somebody has to change something before these pass. It is tried again all the same: the one to change may be the coordinator.
 REFUSED = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
