@@ -170,7 +170,7 @@ impl Coordinator {
     ) -> Result<Decision<Event, Reply>, Rejection> {
         let decided = (self.decide)(state, command, now, seed);
         if matches!(command, saga::Command::Result(_))
-            && !matches!(decided, Err(Refusal::Corrupt(_)))
+            && !matches!(decided, Err(Refusal::Corrupt(_) | Refusal::Newer(_)))
         {
             let reply = Reply::Result(saga::result_status(&decided));
             // A refusal that is an answer to the participant, with its sentence, stays a refusal.

@@ -6,7 +6,6 @@ use ledger::{Recorded, StreamId, Subscription};
 
 use crate::decider::{DEFINITION, PARTICIPANT, SAGA, State};
 use crate::engine::Engine;
-use crate::recovery::left_alone;
 
 /// Events that are looked at together.
 const TOGETHER: usize = 512;
@@ -22,16 +21,23 @@ pub(crate) async fn run(engine: Engine, mut log: Subscription) {
             () = token.cancelled() => return,
             events = log.next(TOGETHER) => events,
         };
-        let seen = match events {
-            Ok(events) => see(&engine, &events).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = seen {
+        // What was read is not read again: it is looked at until it was seen.
+        loop {
+            let seen = match &events {
+                Ok(events) => see(&engine, events).await,
+                Err(_) => Ok(()),
+            };
+            let Some(error) = seen.as_ref().err().or(events.as_ref().err()) else {
+                break;
+            };
             tracing::warn!(%error, "the log could not be followed; it is tried again");
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(PAUSE) => {}
                 () = token.cancelled() => return,
+            }
+            if seen.is_ok() {
+                break;
             }
         }
     }
@@ -48,7 +54,7 @@ async fn see(engine: &Engine, events: &[Recorded]) -> Result<(), ledger::Error> 
         if matches!(event.stream.kind(), DEFINITION | PARTICIPANT) {
             match refresh(engine, &event.stream).await {
                 Ok(()) => {}
-                Err(error) => left_alone(&event.stream, error)?,
+                Err(error) => engine.left_alone(&event.stream, error)?,
             }
         }
     }

@@ -223,6 +223,8 @@ pub async fn open_deciding(
     };
     let keeper = match ledger.shards(me, config.options.lease) {
         Some(shards) => {
+            // Its shard comes home at once then, and must find its sagas: the tables may have been made again for this version.
+            recovery::table_is_ready(&engine).await?;
             let keeper = Keeper::start(engine.clone(), shards, process.readiness.clone()).await?;
             tasks.spawn("other-replicas", follow::run(engine.clone(), news));
             Some(keeper)

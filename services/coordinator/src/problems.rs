@@ -82,6 +82,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Problem {
         | Refusal::Superseded
         | Refusal::NoAttempts(_)
         | Refusal::NotResolvable { .. }
+        | Refusal::Newer(_)
         | Refusal::TooEarly { .. } => Code::FailedPrecondition,
     };
     let problem = ERRORS.problem(code, refusal.reason(), refusal.to_string());

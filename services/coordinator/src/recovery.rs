@@ -44,29 +44,32 @@ pub(crate) async fn load_registry(engine: &Engine) -> anyhow::Result<()> {
         dispatch.with(|hub, _| hub.set_participant(name, Settings::default()));
     }
     load_definitions(engine).await?;
-    load_kind(&engine.ledger, PARTICIPANT, |stream, state, _| {
+    let take = |stream: StreamId, state, _| {
         if let State::Participant(record) = state {
             let dispatch = &engine.dispatch;
             dispatch.with(|hub, _| hub.set_participant(stream.key(), record.settings));
         }
-    })
-    .await
+    };
+    let unread = |stream: StreamId, error| engine.left_alone(&stream, error);
+    load_kind(&engine.ledger, PARTICIPANT, take, unread).await
 }
 
 /// All definitions.
 pub(crate) async fn load_definitions(engine: &Engine) -> anyhow::Result<()> {
-    load_kind(&engine.ledger, DEFINITION, |stream, state, version| {
+    let take = |stream: StreamId, state, version| {
         if let State::Definition(record) = state {
             engine.registry.publish(stream.key(), record, version);
         }
-    })
-    .await
+    };
+    let unread = |stream: StreamId, error| engine.left_alone(&stream, error);
+    load_kind(&engine.ledger, DEFINITION, take, unread).await
 }
 
 async fn load_kind(
     ledger: &Ledger<Coordinator>,
     kind: &str,
     mut take: impl FnMut(StreamId, State, u64),
+    unread: impl Fn(StreamId, ledger::Error) -> Result<(), ledger::Error>,
 ) -> anyhow::Result<()> {
     let prefix = format!("{kind}/");
     let mut after = String::new();
@@ -85,7 +88,7 @@ async fn load_kind(
                 for stream in streams {
                     match ledger.load(&stream).await {
                         Ok((state, version)) => take(stream, state, version),
-                        Err(error) => left_alone(&stream, error)?,
+                        Err(error) => unread(stream, error)?,
                     }
                 }
             }
@@ -94,13 +97,39 @@ async fn load_kind(
     }
 }
 
-/// What this program cannot read is left to one that can.
-pub(crate) fn left_alone(stream: &StreamId, error: ledger::Error) -> Result<(), ledger::Error> {
-    if !error.is_permanent() {
-        return Err(error);
+impl Engine {
+    /// What this program cannot read of definitions and participants is left to one that can. Nothing is sent to such a participant: it may be paused.
+    pub(crate) fn left_alone(
+        &self,
+        stream: &StreamId,
+        error: ledger::Error,
+    ) -> Result<(), ledger::Error> {
+        if !error.is_permanent() {
+            return Err(error);
+        }
+        tracing::error!(%stream, %error, "this record is left alone: it cannot be read");
+        metrics::gauge!("saga_records_left_alone", "kind" => stream.kind().to_owned()).set(1.0);
+        if stream.kind() == PARTICIPANT {
+            let held = Settings {
+                paused: true,
+                ..Settings::default()
+            };
+            self.dispatch
+                .with(|hub, _| hub.set_participant(stream.key(), held));
+        }
+        Ok(())
     }
-    tracing::error!(%stream, %error, "this record is left alone: it cannot be read");
-    Ok(())
+}
+
+/// Waits until the table of sagas has what is on record now.
+pub(crate) async fn table_is_ready(engine: &Engine) -> anyhow::Result<()> {
+    let newest = engine.ledger.newest().await?;
+    let ready = engine
+        .ledger
+        .wait_for_projection(projection::NAME, newest, CATCH_UP);
+    ready
+        .await
+        .context("the table of sagas does not follow the log")
 }
 
 /// Takes every open saga of a shard into memory, as far as it is still owned.
@@ -111,11 +140,7 @@ pub(crate) async fn resume_shard(engine: &Engine, fence: Fence) -> anyhow::Resul
         load_definitions(engine).await?;
     }
     // The tail of the log: what was committed and not yet in the table.
-    engine
-        .ledger
-        .wait_for_projection(projection::NAME, engine.ledger.newest().await?, CATCH_UP)
-        .await
-        .context("the table of sagas does not follow the log")?;
+    table_is_ready(engine).await?;
     let (mut after, mut open, mut unreadable) = (String::new(), 0_usize, 0_u32);
     while engine.ownership.fence(fence.shard) == Some(fence) {
         let ids = open_sagas(engine, fence.shard, &after).await?;
@@ -217,7 +242,7 @@ async fn resume(engine: &Engine, id: &str) -> anyhow::Result<Resumed> {
     engine.ledger.post_with(command, move |outcome| {
         let resumed = outcome.map(|executed| match executed.reply {
             Reply::Resumed(state) => match state.fault() {
-                Some(fault) => Resumed::Unreadable(fault.to_owned()),
+                Some(fault) => Resumed::Unreadable(fault.to_string()),
                 None if dispatch
                     .with(|hub, now| hub.recovered(&stream, &state, &HashSet::new(), now)) =>
                 {

@@ -29,6 +29,8 @@ pub(crate) enum Verdict {
     Elsewhere(i64),
     /// The saga's definition is not known here, or not yet.
     Unprepared,
+    /// Only a newer program can go on with the saga. If none comes, the participant is told so: behind a barrier it answers the same again.
+    Newer(ResultAck),
     /// It is not on record: it must be sent again.
     Unrecorded,
 }
@@ -45,6 +47,13 @@ pub(crate) fn verdict(saga_id: &str, lease_token: u64, outcome: Outcome<Coordina
             return Verdict::Elsewhere(shard);
         }
         Err(ExecuteError::Rejected(Rejection::Unprepared)) => return Verdict::Unprepared,
+        Err(ExecuteError::Rejected(Rejection::Saga(refusal @ saga::Refusal::Newer(_)))) => {
+            return Verdict::Newer(ResultAck {
+                lease_token,
+                status: ResultStatus::Invalid.into(),
+                message: refusal.to_string(),
+            });
+        }
         Err(ExecuteError::Rejected(Rejection::Saga(refusal))) => (
             saga::result_status(&Err(refusal.clone())),
             refusal.to_string(),
@@ -95,6 +104,7 @@ impl Engine {
         loop {
             match verdict {
                 Verdict::Settled(ack) => return Some(ack),
+                Verdict::Newer(ack) if Instant::now() >= until => return Some(ack),
                 _ if Instant::now() >= until => return None,
                 Verdict::Elsewhere(shard) => {
                     if let Some(ack) = self.hand_on(&result, shard).await {
@@ -103,7 +113,7 @@ impl Engine {
                 }
                 // It says in the log why, and is tried again.
                 Verdict::Unprepared => drop(self.load_definitions().await),
-                Verdict::Unrecorded => {}
+                Verdict::Unrecorded | Verdict::Newer(_) => {}
             }
             verdict = self.record(result.clone()).await;
             if !matches!(verdict, Verdict::Settled(_)) {

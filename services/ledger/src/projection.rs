@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::log::Log;
 use crate::sql::{Dialect, Tx};
 use crate::store::{BoxFuture, Store};
-use crate::{Error, Recorded};
+use crate::{Error, Recorded, params};
 
 mod follower;
 mod progress;
@@ -48,7 +48,10 @@ pub trait Projection: Send + 'static {
 }
 
 /// The running projections.
-pub(crate) struct Followers(BTreeMap<&'static str, Handle>);
+pub(crate) struct Followers {
+    store: Arc<dyn Store>,
+    handles: BTreeMap<&'static str, Handle>,
+}
 
 struct Handle {
     progress: Arc<Progress>,
@@ -83,11 +86,14 @@ impl Followers {
             }
             tasks.spawn("ledger-projection", follower.run(requests, tasks.token()));
         }
-        Ok(Self(handles))
+        Ok(Self {
+            store: Arc::clone(store),
+            handles,
+        })
     }
 
     fn find(&self, name: &str) -> Result<&Handle, Error> {
-        self.0
+        self.handles
             .get(name)
             .ok_or_else(|| Error::UnknownProjection(name.to_owned()))
     }
@@ -103,13 +109,37 @@ impl Followers {
         within: Duration,
     ) -> Result<(), Error> {
         let progress = &self.find(name)?.progress;
-        match tokio::time::timeout(within, progress.reached(position)).await {
+        let reached = async {
+            if !self.store.exclusive() {
+                self.look(name, progress).await?;
+            }
+            Ok(progress.reached(position).await)
+        };
+        let waited = tokio::time::timeout(within, reached).await;
+        match waited.map_or_else(|_| Err(None), |reached| reached.map_err(Some)) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::Closed),
-            Err(_) => Err(Error::Timeout(format!(
+            Err(Some(error)) => Err(error),
+            Err(None) => Err(Error::Timeout(format!(
                 "position {position} of projection {name}"
             ))),
         }
+    }
+
+    /// Others may have made the tables again since this process looked, and a crash of the database may have taken their end away.
+    async fn look(&self, name: &str, progress: &Progress) -> Result<(), Error> {
+        let known = progress.get();
+        let sql = "SELECT position FROM ledger_projections WHERE name = $1";
+        let row = self
+            .store
+            .reader()
+            .fetch_optional(sql, params![name])
+            .await?;
+        let stored: u64 = row.map_or(Ok(0), |row| row.get(0))?;
+        if stored < known {
+            progress.set(stored);
+        }
+        Ok(())
     }
 
     pub(crate) async fn rebuild(&self, name: &str) -> Result<(), Error> {

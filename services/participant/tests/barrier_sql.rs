@@ -323,6 +323,34 @@ macro_rules! suite {
 mod sqlite {
     suite!(SqliteConnection, File);
 
+    /// Its outcome would be replayed for ever, and its work is not there.
+    #[tokio::test]
+    async fn work_that_passes_over_a_full_disk_is_not_recorded() {
+        let database = File::create().await.expect("always there");
+        let mut db = database.connect().await;
+        let work = async |tx: &mut SqliteConnection| {
+            sqlx::query("INSERT INTO effects (saga_id, what) VALUES ('s', 'Action')")
+                .execute(&mut *tx)
+                .await?;
+            sqlx::raw_sql("PRAGMA max_page_count = 1")
+                .execute(&mut *tx)
+                .await?;
+            let large = "INSERT INTO effects (saga_id, what) VALUES ('s', hex(zeroblob(1000000)))";
+            let full = sqlx::query(large).execute(&mut *tx).await;
+            assert!(full.is_err(), "it was to be full");
+            sqlx::raw_sql("PRAGMA max_page_count = 1000000")
+                .execute(&mut *tx)
+                .await?;
+            Ok(Outcome::done())
+        };
+        let outcome = sql::guarded(&mut db, &action("s"), NOW, work).await;
+        assert_eq!(reason(&outcome), "TRANSACTION_ENDED");
+        let mut other = database.connect().await;
+        assert!(effects(&mut other, "s").await.is_empty());
+        let again = guarded(&mut other, &action("s"), Outcome::text("again")).await;
+        assert_eq!(again, Outcome::text("again"));
+    }
+
     /// What came after would be answered and not be durable.
     #[tokio::test]
     async fn a_connection_whose_transaction_ended_by_itself_is_refused() {

@@ -201,10 +201,11 @@ impl DefinitionService for Definitions {
         check::name(&mut found, "name", &name);
         check_hash(&mut found, &hash);
         found.into_result(ERRORS)?;
-        if self.engine.ownership.has_peers() {
-            list::catch_up(&self.engine).await?;
-        }
-        let version = fresh_version(&self.engine, &name, &hash).await?;
+        list::catch_up(&self.engine).await?;
+        let mut version = fresh_version(&self.engine, &name, &hash).await?;
+        // Those in memory, and those that this program could not read.
+        let on_record = list::count_open(&self.engine, &name, &version.hash).await?;
+        version.open_sagas = version.open_sagas.max(on_record);
         if version.open_sagas > 0 {
             let message = format!(
                 "{} sagas that have not ended run version {hash} of {name:?}: wait until they have ended, or cancel them",

@@ -337,7 +337,7 @@ impl Reader {
             .command(stream, saga::Command::Result(Box::new(result)), false);
         self.engine.ledger.post_with(command, move |outcome| {
             match (verdict(saga.key(), token, outcome), whole) {
-                (Verdict::Settled(ack), _) => {
+                (Verdict::Settled(ack), _) | (Verdict::Newer(ack), None) => {
                     drop(room);
                     engine.dispatch.with(|hub, _| hub.acknowledge(session, ack));
                 }

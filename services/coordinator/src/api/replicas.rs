@@ -33,7 +33,7 @@ impl PeerService for Replicas {
                 message,
             },
             Ok(()) => match self.engine.record(result).await {
-                Verdict::Settled(ack) => ack,
+                Verdict::Settled(ack) | Verdict::Newer(ack) => ack,
                 // The replica that asks looks again who owns it.
                 Verdict::Elsewhere(_) => return Err(forward::moving().into()),
                 Verdict::Unprepared => {

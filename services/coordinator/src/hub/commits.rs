@@ -88,9 +88,11 @@ impl Hub {
         }
         let shard = state.shard().unwrap_or_default();
         for effect in saga::outstanding(state) {
-            let is_unsent = |token: &u64| {
-                let handed = self.shards.get(&shard);
-                fresh.contains(token) || handed.is_some_and(|unsent| unsent.contains(token))
+            let mut is_unsent = |token: &u64| {
+                let handed = self.shards.get_mut(&shard);
+                // Taken out: once it is queued here it may be sent.
+                let handed = handed.is_some_and(|unsent| unsent.remove(token));
+                handed || fresh.contains(token)
             };
             match effect {
                 Effect::Send {

@@ -24,14 +24,15 @@ impl Hub {
     /// Sagas of this shard are run by another replica from now on: nothing of them is sent any more, and no time of theirs is waited for. Returns the
     /// tokens of attempts that were recorded and surely never sent.
     pub(crate) fn forget(&mut self, shard: i64) -> Vec<u64> {
-        self.shards.remove(&shard);
+        // Of what it came with, that of sagas that were not met meanwhile.
+        let mut unsent: Vec<u64> = self.shards.remove(&shard).into_iter().flatten().collect();
+        unsent.sort_unstable();
         let of_shard = |(stream, entry): (&StreamId, &super::Entry)| {
             (entry.shard == shard).then(|| stream.clone())
         };
         let mut streams: Vec<StreamId> = self.sagas.iter().filter_map(of_shard).collect();
         // What is closed is closed in the same order each time.
         streams.sort_unstable();
-        let mut unsent = Vec::new();
         for stream in streams {
             let Some(entry) = self.sagas.remove(&stream) else {
                 continue;

@@ -12,6 +12,7 @@ use sagamesh_api::saga::v1::{
     Phase, RetryScheduled, SignalAwaited, Succeeded, Transition, Value, transition::Kind as T,
 };
 
+use super::evolve::Fault;
 use super::plan::{Kind, Plan, StepIndex, StepSet};
 use super::request::{Command, Refusal};
 use super::state::{Cell, Core, Run, SagaState};
@@ -34,7 +35,10 @@ pub fn decide(
     seed: u64,
 ) -> Result<Vec<Transition>, Refusal> {
     if let Some(fault) = state.fault() {
-        return Err(Refusal::Corrupt(fault.to_owned()));
+        return Err(match fault {
+            Fault::Newer => Refusal::Newer(fault.to_string()),
+            other => Refusal::Corrupt(other.to_string()),
+        });
     }
     let run = match (command, &state.run) {
         (Command::Start(start), None) => return start::start(start, now, seed),

@@ -71,7 +71,7 @@ pub fn evolve(state: &mut SagaState, event: &SagaEvent, plans: &dyn Plans) -> Re
             None => Err(Fault::Newer),
         });
     if let Err(fault) = &applied {
-        state.fault.get_or_insert_with(|| fault.to_string());
+        state.fault.get_or_insert_with(|| fault.clone());
     }
     applied
 }

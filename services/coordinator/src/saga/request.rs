@@ -176,6 +176,9 @@ pub enum Refusal {
     /// Its history does not fit its definition.
     #[error("the saga's history cannot be read: {0}")]
     Corrupt(String),
+    /// A newer program has written something into its history that this one does not know.
+    #[error("{0}")]
+    Newer(String),
 }
 
 impl Refusal {
@@ -197,6 +200,7 @@ impl Refusal {
             Refusal::NotResolvable { .. } => "STEP_NOT_RESOLVABLE",
             Refusal::TooEarly { .. } => "TIMER_EARLY",
             Refusal::Corrupt(_) => "SAGA_HISTORY_CORRUPT",
+            Refusal::Newer(_) => "SAGA_NEEDS_NEWER_VERSION",
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sagamesh_api::saga::v1::{self as pb, Direction, Failure, Phase, Value};
 
+use super::evolve::Fault;
 use super::plan::{Plan, StepIndex};
 use super::table::{Facts, StepPhase};
 
@@ -17,7 +18,7 @@ pub(super) const OLD_TOKENS: usize = 32;
 pub struct SagaState {
     pub(super) run: Option<Box<Run>>,
     pub(super) version: u64,
-    pub(super) fault: Option<String>,
+    pub(super) fault: Option<Fault>,
 }
 
 /// A saga that was started.
@@ -210,8 +211,8 @@ impl SagaState {
     }
 
     /// Its history does not fit its definition: it cannot go on. In words.
-    pub fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
     }
 
     /// What it runs.

@@ -174,6 +174,15 @@ async fn what_a_newer_coordinator_wrote_is_left_to_it() {
         vec![0],
     )
     .await;
+    // It may have been paused: nothing is sent to it.
+    write(
+        &mut database,
+        "participant/b",
+        1,
+        "saga.v1.ParticipantLater",
+        vec![0],
+    )
+    .await;
     write(
         &mut database,
         "participant/later",
@@ -237,6 +246,17 @@ async fn what_a_newer_coordinator_wrote_is_left_to_it() {
     a.answer(&plain, success(""));
     assert_eq!(system.ended("plain").await.state(), SagaState::Completed);
     assert_eq!(a.ack().await.status(), ResultStatus::Invalid);
+    let listed = system
+        .operators
+        .clone()
+        .list_participants(ListParticipantsRequest::default())
+        .await;
+    let listed = listed.expect("participants").into_inner().participants;
+    let paused = |name: &str| {
+        let found = listed.iter().find(|one| one.name == name);
+        found.map(|one| one.paused)
+    };
+    assert_eq!((paused("a"), paused("b")), (Some(false), Some(true)));
     system.start_saga("order", "after").await;
     let command = a.command().await;
     assert_eq!(command.saga_id, "after", "nothing of the others is sent");
@@ -262,6 +282,7 @@ async fn what_a_newer_coordinator_wrote_is_left_to_it() {
         ("saga/future", 1),
         ("definition/later", 1),
         ("definition/future", 2),
+        ("participant/b", 1),
         ("participant/later", 1),
     ] {
         let count = "SELECT count(*) FROM coordinator.ledger_events WHERE stream = $1";

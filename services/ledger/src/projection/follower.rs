@@ -74,15 +74,9 @@ impl Follower {
     pub(super) async fn prepare(&mut self) -> Result<(), Error> {
         let mut tx = self.store.begin(Durability::Now).await?;
         take_turns(&mut tx).await?;
-        let stored = tx
-            .fetch_optional(
-                "SELECT version, position FROM ledger_projections WHERE name = $1",
-                params![self.projection.name()],
-            )
-            .await?;
+        let stored = lock(&mut tx, self.projection.name()).await?;
         let (own, shared) = (self.projection.version(), !self.store.exclusive());
-        if let Some(row) = stored {
-            let version: u32 = row.get(0)?;
+        if let Some((version, position)) = stored {
             self.standby = version > own && shared;
             if self.standby {
                 tracing::info!(
@@ -93,7 +87,7 @@ impl Follower {
                 );
             }
             if version == own || self.standby {
-                self.progress.set(row.get(1)?);
+                self.progress.set(position);
                 return self.store.commit(tx).await;
             }
         }
@@ -146,6 +140,8 @@ impl Follower {
                     self.unmoved = None;
                     continue;
                 }
+                // Whoever waits may have found that the tables are behind after all.
+                () = self.progress.hurried() => continue,
             }
             if let Some(rest) = self.rest(applied, behind) {
                 tokio::select! {
@@ -166,6 +162,8 @@ impl Follower {
                 }
                 Err(error) => {
                     self.projection.rolled_back();
+                    // Nobody moves anything while the database is away.
+                    self.unmoved = None;
                     // As far as it goes: what fails may be the last event of many.
                     self.chunk = (self.chunk / 2).max(1);
                     tracing::warn!(%error, projection = self.projection.name(), "a projection could not be written; it is tried again");
@@ -203,7 +201,8 @@ impl Follower {
         let moved = stored != self.progress.get();
         self.progress.set(stored);
         if moved || version <= self.projection.version() {
-            self.standby = moved;
+            // Whoever moves tables of an older version has no business to.
+            self.standby = moved && version >= self.projection.version();
             self.unmoved = None;
         } else if self.unmoved.get_or_insert_with(Instant::now).elapsed() >= self.abandoned {
             self.unmoved = None;
@@ -216,21 +215,7 @@ impl Follower {
     async fn take_back(&mut self, version: u32, position: u64) -> Result<(), Error> {
         let mut tx = self.store.begin(Durability::Now).await?;
         take_turns(&mut tx).await?;
-        // The rows are locked where several transactions may be under way at once.
-        let sql = match tx.dialect() {
-            Dialect::Postgres => {
-                "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE"
-            }
-            Dialect::Sqlite => "SELECT version, position FROM ledger_projections WHERE name = $1",
-        };
-        let row = tx
-            .fetch_optional(sql, params![self.projection.name()])
-            .await?;
-        let unchanged = match row {
-            Some(row) => row.get::<u32>(0)? == version && row.get::<u64>(1)? == position,
-            None => false,
-        };
-        if unchanged {
+        if lock(&mut tx, self.projection.name()).await? == Some((version, position)) {
             tracing::warn!(
                 projection = self.projection.name(),
                 version,
@@ -249,6 +234,7 @@ impl Follower {
         self.projection.rolled_back();
         let mut tx = self.store.begin(Durability::Now).await?;
         take_turns(&mut tx).await?;
+        lock(&mut tx, self.projection.name()).await?;
         self.recreate(&mut tx).await?;
         self.store.commit(tx).await?;
         self.progress.set(0);
@@ -329,6 +315,19 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.progress.close();
     }
+}
+
+/// Version and position of a projection's tables, for this transaction alone. Before the tables themselves: a step locks them in that order as well.
+async fn lock(tx: &mut Tx, name: &str) -> Result<Option<(u32, u64)>, Error> {
+    let sql = match tx.dialect() {
+        Dialect::Postgres => {
+            "SELECT version, position FROM ledger_projections WHERE name = $1 FOR UPDATE"
+        }
+        // Whoever has a transaction there is alone.
+        Dialect::Sqlite => "SELECT version, position FROM ledger_projections WHERE name = $1",
+    };
+    let row = tx.fetch_optional(sql, params![name]).await?;
+    row.map(|row| Ok((row.get(0)?, row.get(1)?))).transpose()
 }
 
 /// Replicas that create tables at once would fail each other: one after the other until the end of the transaction.

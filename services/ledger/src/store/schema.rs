@@ -9,6 +9,10 @@ pub(crate) const VERSION: i64 = 1;
 /// The same for PostgreSQL.
 pub(crate) const POSTGRES_VERSION: i64 = 2;
 
+/// The oldest version whose programs can use what this one creates, in SQLite and in PostgreSQL.
+pub(crate) const USABLE_FROM: i64 = 1;
+pub(crate) const POSTGRES_USABLE_FROM: i64 = 2;
+
 /// Whether a program that knows versions up to `known` can use a database of version `found`.
 pub(crate) fn is_usable(found: i64, usable_from: Option<i64>, known: i64) -> bool {
     found <= known || usable_from.is_some_and(|oldest| oldest <= known)

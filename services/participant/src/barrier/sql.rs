@@ -54,6 +54,11 @@ pub enum Error {
     /// A row that cannot be read.
     #[error(transparent)]
     Row(#[from] DecodeError),
+    /// The claim is gone, and the transaction with it: the database ended it at an error that the work passed over.
+    #[error(
+        "the transaction had ended before its outcome was recorded: the work must not pass over an error of its database"
+    )]
+    Ended,
 }
 
 /// What to do with a command.
@@ -82,15 +87,12 @@ impl Pass {
     ) -> Result<bool, Error> {
         match RecordedOutcome::of(self.key.direction, outcome) {
             Some(recorded) => {
-                connection
-                    .write(
-                        &self.key,
-                        column(self.key.direction),
-                        &recorded,
-                        self.now_millis,
-                    )
-                    .await?;
-                Ok(true)
+                let column = column(self.key.direction);
+                let kept = connection.confirm(&self.key, column, &recorded, self.now_millis);
+                match kept.await? {
+                    true => Ok(true),
+                    false => Err(Error::Ended),
+                }
             }
             None => Ok(false),
         }
@@ -184,6 +186,10 @@ where
                 Ok(true) => outcome,
                 // Dropping the transaction rolls it back: an outcome that is not final leaves nothing behind.
                 Ok(false) => return outcome,
+                Err(error @ Error::Ended) => {
+                    tracing::error!(%error, "a step's work cannot be relied on");
+                    return Outcome::unknown("TRANSACTION_ENDED", error.to_string());
+                }
                 Err(error) => return unavailable(&error),
             }
         }
@@ -272,6 +278,9 @@ const READ: &str =
 const WRITE: &str = "INSERT INTO saga_barrier (saga_id, step, direction, outcome, payload, recorded_millis) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (saga_id, step, direction) \
     DO UPDATE SET outcome = excluded.outcome, payload = excluded.payload";
+/// Of a claim of this transaction: without it the transaction has ended.
+const CONFIRM: &str = "UPDATE saga_barrier SET outcome = $4, payload = $5, recorded_millis = $6 \
+    WHERE saga_id = $1 AND step = $2 AND direction = $3 AND outcome = 0";
 const UNCLAIM: &str = "DELETE FROM saga_barrier WHERE saga_id = $1 AND step = $2 AND outcome = 0";
 const FORGET: &str = "DELETE FROM saga_barrier WHERE (saga_id, step, direction) IN \
     (SELECT saga_id, step, direction FROM saga_barrier WHERE recorded_millis < $1 ORDER BY recorded_millis LIMIT $2)";
@@ -303,6 +312,13 @@ mod private {
             outcome: &RecordedOutcome,
             now: i64,
         ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+        fn confirm(
+            &mut self,
+            key: &Key,
+            column: i16,
+            outcome: &RecordedOutcome,
+            now: i64,
+        ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
         fn delete_before(
             &mut self,
             millis: i64,
@@ -370,6 +386,23 @@ macro_rules! rows_for {
                     .execute(&mut *self)
                     .await
                     .map(drop)
+            }
+
+            async fn confirm(
+                &mut self,
+                key: &Key,
+                column: i16,
+                outcome: &RecordedOutcome,
+                now: i64,
+            ) -> Result<bool, sqlx::Error> {
+                let (outcome, payload) = outcome.to_columns();
+                let confirm = sqlx::query(CONFIRM)
+                    .bind(&key.saga_id)
+                    .bind(&key.step)
+                    .bind(column)
+                    .bind(outcome);
+                let confirmed = confirm.bind(payload).bind(now).execute(&mut *self).await?;
+                Ok(confirmed.rows_affected() == 1)
             }
 
             async fn delete_before(&mut self, millis: i64, limit: i64) -> Result<u64, sqlx::Error> {

@@ -80,9 +80,10 @@ async fn create(connection: &mut PgConnection) -> Result<(), Error> {
         sqlx::raw_sql(part).execute(&mut *connection).await?;
     }
     sqlx::query(
-        "INSERT INTO ledger_meta (key, value) VALUES ('schema_version', $1), ('log_id', $2)",
+        "INSERT INTO ledger_meta (key, value) VALUES ('schema_version', $1), ('usable_from', $2), ('log_id', $3)",
     )
     .bind(schema::POSTGRES_VERSION.to_string())
+    .bind(schema::POSTGRES_USABLE_FROM.to_string())
     .bind(Uuid::now_v7().to_string())
     .execute(connection)
     .await?;
@@ -125,6 +126,13 @@ async fn check(connection: &mut PgConnection, name: &str) -> Result<Arc<str>, Er
         }
         _ => return Err(corrupt("it has no valid schema version".into())),
     }
+    // Databases that were made before this was written down.
+    sqlx::query(
+        "INSERT INTO ledger_meta (key, value) VALUES ('usable_from', $1) ON CONFLICT DO NOTHING",
+    )
+    .bind(schema::POSTGRES_USABLE_FROM.to_string())
+    .execute(connection)
+    .await?;
     value("log_id")
         .map(Into::into)
         .ok_or_else(|| corrupt("it has no log id".into()))

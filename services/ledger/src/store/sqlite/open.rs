@@ -137,9 +137,10 @@ async fn tables(connection: &mut SqliteConnection, name: &str) -> Result<i64, Er
 
 async fn create(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
-        "BEGIN IMMEDIATE; {} INSERT INTO ledger_meta (key, value) VALUES ('schema_version', '{}'), ('log_id', '{}'); COMMIT",
+        "BEGIN IMMEDIATE; {} INSERT INTO ledger_meta (key, value) VALUES ('schema_version', '{}'), ('usable_from', '{}'), ('log_id', '{}'); COMMIT",
         schema::SQLITE,
         schema::VERSION,
+        schema::USABLE_FROM,
         Uuid::now_v7()
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql))

@@ -35,7 +35,6 @@ async fn a_schema_that_only_grew_is_used_by_older_programs() {
         )
         .await;
         set(&running, "schema_version", current + 1).await;
-        set(&running, "usable_from", current).await;
         running
             .ledger
             .execute(Command::Add("a", 2))

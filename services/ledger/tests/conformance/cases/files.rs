@@ -93,7 +93,7 @@ async fn a_newer_database_is_refused() {
         let opened = bench.open().await;
         script(
             &opened,
-            "UPDATE ledger_meta SET value = '999' WHERE key = 'schema_version'",
+            "UPDATE ledger_meta SET value = '999' WHERE key IN ('schema_version', 'usable_from')",
         )
         .await;
         opened.close().await;
