@@ -32,6 +32,9 @@ READ = "SELECT direction, outcome, payload FROM saga_barrier WHERE saga_id = $1 
 WRITE = """INSERT INTO saga_barrier (saga_id, step, direction, outcome, payload, recorded_millis)
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (saga_id, step, direction)
     DO UPDATE SET outcome = excluded.outcome, payload = excluded.payload"""
+# Of a claim of this transaction: without it the transaction has ended (SQLite ends one that meets a full disk).
+CONFIRM = """UPDATE saga_barrier SET outcome = $1, payload = $2, recorded_millis = $3
+    WHERE saga_id = $4 AND step = $5 AND direction = $6 AND outcome = 0"""
 UNCLAIM = "DELETE FROM saga_barrier WHERE saga_id = $1 AND step = $2 AND outcome = 0"
 FORGET = """DELETE FROM saga_barrier WHERE (saga_id, step, direction) IN
     (SELECT saga_id, step, direction FROM saga_barrier WHERE recorded_millis < $1 ORDER BY recorded_millis LIMIT $2)"""
@@ -165,7 +168,9 @@ class Database(ABC):
                     if row is None:
                         # Closing rolls back: an outcome that is not final leaves nothing behind.
                         return answer
-                    await write(transaction, key, key.column, row, now)
+                    if await transaction.execute(CONFIRM, *row, now, key.saga_id, key.step, key.column) != 1:
+                        log.error("a step's transaction had ended before its outcome was recorded: its work passed over an error")
+                        return Outcome.unknown("TRANSACTION_ENDED", "the work must not pass over an error of its database")
             except self.errors as error:
                 return unavailable(error)
             try:
