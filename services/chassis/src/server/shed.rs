@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Buf;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use metrics::Counter;
 use pin_project_lite::pin_project;
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -20,6 +22,10 @@ use crate::problem::Domain;
 
 /// What a refused caller is told to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How long, and up to how many bytes, the rest of a refused request is read. Whoever answers before that makes the HTTP/2 library reset the
+/// stream; what arrives for it afterwards counts as an error, and a thousand of those end the connection with all that is under way on it.
+const READ_FOR: Duration = Duration::from_millis(100);
+const READ_BYTES: usize = 256 << 10;
 
 #[derive(Clone, Debug)]
 pub(crate) struct ShedLayer {
@@ -86,11 +92,12 @@ pub(crate) struct Shed<S> {
 impl<S, B, R> Service<Request<B>> for Shed<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    B: Body,
     R: Default,
 {
     type Response = Response<PlacedBody<R>>;
     type Error = S::Error;
-    type Future = ShedFuture<S::Future>;
+    type Future = ShedFuture<S::Future, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -102,24 +109,18 @@ where
             .extensions()
             .get::<Arc<Method>>()
             .is_some_and(|method| method.full_name.starts_with("grpc.health.v1.Health/"));
-        if exempt {
-            return ShedFuture {
-                inner: Some(self.inner.call(request)),
-                place: None,
+        let place = if exempt { None } else { self.gate.enter() };
+        if exempt || place.is_some() {
+            return ShedFuture::Admitted {
+                inner: self.inner.call(request),
+                place,
             };
         }
-        match self.gate.enter() {
-            Some(place) => ShedFuture {
-                inner: Some(self.inner.call(request)),
-                place: Some(place),
-            },
-            None => {
-                self.gate.refused.increment(1);
-                ShedFuture {
-                    inner: None,
-                    place: None,
-                }
-            }
+        self.gate.refused.increment(1);
+        ShedFuture::Refused {
+            body: request.into_body(),
+            until: tokio::time::sleep(READ_FOR),
+            left: READ_BYTES,
         }
     }
 }
@@ -132,34 +133,53 @@ fn overloaded() -> Status {
 }
 
 pin_project! {
-    pub(crate) struct ShedFuture<F> {
-        #[pin]
-        inner: Option<F>,
-        place: Option<Place>,
+    #[project = Shedding]
+    pub(crate) enum ShedFuture<F, B> {
+        Admitted { #[pin] inner: F, place: Option<Place> },
+        Refused { #[pin] body: B, #[pin] until: Sleep, left: usize },
     }
 }
 
-impl<F, R, E> Future for ShedFuture<F>
+impl<F, B, R, E> Future for ShedFuture<F, B>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    B: Body,
     R: Default,
 {
     type Output = Result<Response<PlacedBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(Ok(overloaded().into_http()));
-        };
-        let answered = ready!(inner.poll(cx));
-        let place = this.place.take();
-        Poll::Ready(answered.map(|response| {
-            response.map(|inner| PlacedBody {
-                inner,
-                _place: place,
-            })
-        }))
+        match self.project() {
+            Shedding::Admitted { inner, place } => {
+                let answered = ready!(inner.poll(cx));
+                let place = place.take();
+                Poll::Ready(answered.map(|response| {
+                    response.map(|inner| PlacedBody {
+                        inner,
+                        _place: place,
+                    })
+                }))
+            }
+            Shedding::Refused { body, until, left } => {
+                if until.poll(cx).is_pending() {
+                    ready!(read_to_end(body, left, cx));
+                }
+                Poll::Ready(Ok(overloaded().into_http()))
+            }
+        }
     }
+}
+
+/// Reads what is left of a body, and throws it away.
+fn read_to_end<B: Body>(mut body: Pin<&mut B>, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {
+    while let Some(Ok(frame)) = ready!(body.as_mut().poll_frame(cx)) {
+        let bytes = frame.data_ref().map_or(0, Buf::remaining);
+        match left.checked_sub(bytes) {
+            Some(rest) => *left = rest,
+            None => break,
+        }
+    }
+    Poll::Ready(())
 }
 
 pin_project! {
