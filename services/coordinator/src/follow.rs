@@ -15,29 +15,28 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Follows the log until it is told to stop.
 pub(crate) async fn run(engine: Engine, mut log: Subscription) {
     let token = engine.tasks.token();
+    // Read and not yet seen: what was read is not read again.
+    let mut events = Vec::new();
     loop {
-        let events = tokio::select! {
+        let next = async {
+            if events.is_empty() {
+                events = log.next(TOGETHER).await?;
+            }
+            see(&engine, &events).await?;
+            events.clear();
+            Ok::<_, ledger::Error>(())
+        };
+        let seen = tokio::select! {
             biased;
             () = token.cancelled() => return,
-            events = log.next(TOGETHER) => events,
+            seen = next => seen,
         };
-        // What was read is not read again: it is looked at until it was seen.
-        loop {
-            let seen = match &events {
-                Ok(events) => see(&engine, events).await,
-                Err(_) => Ok(()),
-            };
-            let Some(error) = seen.as_ref().err().or(events.as_ref().err()) else {
-                break;
-            };
+        if let Err(error) = seen {
             tracing::warn!(%error, "the log could not be followed; it is tried again");
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(PAUSE) => {}
                 () = token.cancelled() => return,
-            }
-            if seen.is_ok() {
-                break;
             }
         }
     }

@@ -30,6 +30,11 @@ impl Cluster {
         Some(Self { url, lease })
     }
 
+    async fn connection(&self) -> sqlx::PgConnection {
+        let connected = sqlx::PgConnection::connect(&self.url).await;
+        connected.expect("PostgreSQL answers")
+    }
+
     async fn start(&self, number: usize) -> System {
         let options = Options {
             replica: format!("coordinator-{number}"),
@@ -38,6 +43,16 @@ impl Cluster {
         };
         System::start_on(StoreConfig::postgres(&self.url, "coordinator"), options).await
     }
+}
+
+/// No lease is renewed until this transaction ends.
+async fn hold_renewals(hand: &mut sqlx::PgConnection) -> sqlx::Transaction<'_, sqlx::Postgres> {
+    let mut held = hand.begin().await.expect("begun");
+    sqlx::query("SELECT 1 FROM coordinator.ledger_owners FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("held");
+    held
 }
 
 /// Two replicas that know of each other.
@@ -453,14 +468,8 @@ async fn what_was_refused_while_a_lease_could_not_be_renewed_is_done_once_it_is(
     let mut link = zero.link("a", "a-1", &ACTIONS, 10).await;
     zero.start_saga("order", "s").await;
     // Renewals wait for this row until the lease and the delay are over, and the end of the delay was not written.
-    let mut hand = sqlx::PgConnection::connect(&cluster.url)
-        .await
-        .expect("PostgreSQL answers");
-    let mut held = hand.begin().await.expect("begun");
-    sqlx::query("SELECT 1 FROM coordinator.ledger_owners FOR UPDATE")
-        .execute(&mut *held)
-        .await
-        .expect("held");
+    let mut hand = cluster.connection().await;
+    let held = hold_renewals(&mut hand).await;
     tokio::time::sleep(SHORT * 2).await;
     let before = zero.get("s").await;
     assert_eq!(state_of(&before, "wait").state(), StepState::Waiting);
@@ -479,14 +488,8 @@ async fn a_replica_that_cannot_renew_its_lease_sends_new_work_elsewhere() {
     let zero = cluster.start(0).await;
     let mut health = zero.health().await;
     assert_eq!(health.next().await, ServingStatus::Serving);
-    let mut hand = sqlx::PgConnection::connect(&cluster.url)
-        .await
-        .expect("PostgreSQL answers");
-    let mut held = hand.begin().await.expect("begun");
-    sqlx::query("SELECT 1 FROM coordinator.ledger_owners FOR UPDATE")
-        .execute(&mut *held)
-        .await
-        .expect("held");
+    let mut hand = cluster.connection().await;
+    let held = hold_renewals(&mut hand).await;
     assert_eq!(health.next().await, ServingStatus::NotServing);
     held.rollback().await.expect("let go");
     assert_eq!(health.next().await, ServingStatus::Serving);
