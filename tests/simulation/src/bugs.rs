@@ -1,5 +1,5 @@
-//! Bugs that are planted on purpose: each must be found by the promises within a few hundred seeds. All of them are wrappers around the real
-//! thing, made here; production code knows nothing of them.
+//! Bugs that are planted on purpose: each must be found by the promises within a few hundred seeds. Those of leases are mistakes of
+//! the simulated database; all others are wrappers around the real thing, made here.
 
 pub mod decisions;
 pub mod hasty;
