@@ -1,16 +1,18 @@
-//! Alarms about what is not there: active definitions without a connected handler, open breakers.
+//! Alarms about what is not there: active definitions without a connected handler, open breakers. And the levels of replicas that commit nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::api::warnings;
 use crate::engine::Engine;
+use crate::meters::Levels;
 
 /// Checks until it is told to stop; says what is new once.
 pub(crate) async fn run(engine: Engine) {
     let token = engine.tasks.token();
     let without_handler = metrics::gauge!("saga_definition_steps_without_handler");
     let open_breakers = metrics::gauge!("saga_breakers_open");
+    let levels = Levels::default();
     let mut known = BTreeSet::new();
     loop {
         tokio::select! {
@@ -30,7 +32,10 @@ pub(crate) async fn run(engine: Engine) {
                 found.insert(format!("definition {name} is active, but {warning}"));
             }
         }
-        let breakers = engine.dispatch.look(|hub, _| hub.open_breakers());
+        let breakers = engine.dispatch.look(|hub, _| {
+            levels.set(hub);
+            hub.open_breakers()
+        });
         open_breakers.set(breakers.len() as f64);
         found.extend(breakers.iter().map(|(participant, action)| {
             format!("the circuit breaker of {participant} for {action} is open")

@@ -41,6 +41,9 @@ struct State {
     leaving: bool,
     /// Of shards that were lost: attempts that this process did not send, should it get the shard again before anybody settles them.
     unsent: BTreeMap<i64, Vec<u64>>,
+    /// The same of shards that could not be handed over. They count under the same lease alone: if it was handed over after all, somebody else may
+    /// have sent them.
+    kept: BTreeMap<i64, (Fence, Vec<u64>)>,
 }
 
 impl Keeper {
@@ -185,7 +188,7 @@ impl Keeper {
                 standing = shards.look().await?;
             }
             new = self.hold(state, &standing, taken);
-            self.go_home(&standing).await;
+            self.go_home(state, &standing).await;
         }
         self.publish(standing);
         Ok(new)
@@ -242,6 +245,12 @@ impl Keeper {
             // What memory still has from an earlier lease may have missed something meanwhile. It did not send what it says it did not.
             let mut unsent = tokens(handed.unwrap_or_default());
             unsent.extend(state.unsent.remove(&fence.shard).unwrap_or_default());
+            let kept = state.kept.remove(&fence.shard);
+            unsent.extend(
+                kept.filter(|kept| kept.0 == fence)
+                    .into_iter()
+                    .flat_map(|kept| kept.1),
+            );
             engine.dispatch.with(|hub, _| {
                 unsent.extend(hub.forget(fence.shard));
                 hub.hold(fence.shard, unsent);
@@ -253,17 +262,17 @@ impl Keeper {
     }
 
     /// Gives shards back whose home is there again.
-    async fn go_home(&self, standing: &Standing) {
+    async fn go_home(&self, state: &mut State, standing: &Standing) {
         let me = &self.0.shards.me().name;
         for lease in standing.leases.iter().filter(|lease| lease.mine) {
             if lease.home != *me && standing.stays(&lease.home) {
-                self.hand_over(lease.shard).await;
+                self.hand_over(state, lease.shard).await;
             }
         }
     }
 
     /// Lets a shard go, with nothing of it under way here.
-    async fn hand_over(&self, shard: i64) {
+    async fn hand_over(&self, state: &mut State, shard: i64) {
         let Inner { engine, shards, .. } = &*self.0;
         let Some(fence) = engine.ownership.fence(shard) else {
             return;
@@ -277,7 +286,10 @@ impl Keeper {
                 tracing::info!(shard, unsent = unsent.len(), "handed a shard over")
             }
             // It is still this process's, then, and the next look takes it in again; or the lease runs out.
-            Err(error) => tracing::warn!(shard, %error, "a shard could not be handed over"),
+            Err(error) => {
+                state.kept.insert(shard, (fence, unsent));
+                tracing::warn!(shard, %error, "a shard could not be handed over");
+            }
         }
     }
 
@@ -300,7 +312,7 @@ impl Keeper {
             return;
         }
         for fence in engine.ownership.held() {
-            self.hand_over(fence.shard).await;
+            self.hand_over(&mut state, fence.shard).await;
         }
     }
 

@@ -12,9 +12,34 @@ use crate::saga::SagaState;
 /// Metric handles, resolved once per definition.
 pub struct Meters {
     by_definition: HashMap<String, Definition>,
+    levels: Levels,
+    superseded: Counter,
+}
+
+/// What is open now.
+pub(crate) struct Levels {
     open: Gauge,
     active: Gauge,
-    superseded: Counter,
+    unreadable: Gauge,
+}
+
+impl Default for Levels {
+    fn default() -> Self {
+        Self {
+            open: metrics::gauge!("saga_open"),
+            active: metrics::gauge!("saga_active"),
+            unreadable: metrics::gauge!("saga_unreadable"),
+        }
+    }
+}
+
+impl Levels {
+    /// Sets the gauges.
+    pub(crate) fn set(&self, hub: &Hub) {
+        self.open.set(hub.open_sagas() as f64);
+        self.active.set(hub.active_sagas() as f64);
+        self.unreadable.set(hub.unreadable() as f64);
+    }
 }
 
 struct Definition {
@@ -49,8 +74,7 @@ impl Default for Meters {
     fn default() -> Self {
         Self {
             by_definition: HashMap::new(),
-            open: metrics::gauge!("saga_open"),
-            active: metrics::gauge!("saga_active"),
+            levels: Levels::default(),
             superseded: metrics::counter!("saga_results_superseded_total"),
         }
     }
@@ -99,9 +123,8 @@ impl Meters {
         }
     }
 
-    /// Sets the gauges.
-    pub fn levels(&self, hub: &Hub) {
-        self.open.set(hub.open_sagas() as f64);
-        self.active.set(hub.active_sagas() as f64);
+    /// Sets the gauges of what is open.
+    pub(crate) fn levels(&self, hub: &Hub) {
+        self.levels.set(hub);
     }
 }

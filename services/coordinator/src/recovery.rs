@@ -1,6 +1,5 @@
 //! What comes into memory: definitions and participants when the coordinator starts, and the open sagas of every shard that it takes.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,7 +29,7 @@ const OPEN: &str = "SELECT saga_id FROM saga WHERE shard = $1 AND end_time IS NU
 enum Resumed {
     /// Work on it goes on.
     Met,
-    /// It was met before, it has ended, or another replica runs it by now.
+    /// It was met before, it has ended, or another replica runs its shard by now.
     NotNeeded,
     /// Its record cannot be read.
     Unreadable(String),
@@ -141,14 +140,14 @@ pub(crate) async fn resume_shard(engine: &Engine, fence: Fence) -> anyhow::Resul
     }
     // The tail of the log: what was committed and not yet in the table.
     table_is_ready(engine).await?;
-    let (mut after, mut open, mut unreadable) = (String::new(), 0_usize, 0_u32);
+    let (mut after, mut open, mut unreadable) = (String::new(), 0_usize, 0_usize);
     while engine.ownership.fence(fence.shard) == Some(fence) {
         let ids = open_sagas(engine, fence.shard, &after).await?;
         let Some(last) = ids.last() else {
             break;
         };
         after.clone_from(last);
-        let resuming = ids.iter().map(|id| resume(engine, id));
+        let resuming = ids.iter().map(|id| resume(engine, fence.shard, id));
         for (id, resumed) in ids
             .iter()
             .zip(futures_util::future::join_all(resuming).await)
@@ -164,7 +163,22 @@ pub(crate) async fn resume_shard(engine: &Engine, fence: Fence) -> anyhow::Resul
         }
         tokio::task::yield_now().await;
     }
-    metrics::gauge!("saga_unreadable").set(f64::from(unreadable));
+    let whole = engine.dispatch.with(|hub, _| {
+        // Under this lock: whoever takes the shard anew tells the hub before it owns it.
+        let whole = engine.ownership.fence(fence.shard) == Some(fence);
+        if whole {
+            hub.resumed(fence.shard, unreadable);
+        }
+        whole
+    });
+    if !whole {
+        tracing::info!(
+            shard = fence.shard,
+            epoch = fence.epoch,
+            "a shard was given up before all of its sagas were read"
+        );
+        return Ok(());
+    }
     metrics::gauge!("saga_resume_seconds").set(started.elapsed().as_secs_f64());
     tracing::info!(
         shard = fence.shard,
@@ -186,7 +200,10 @@ pub(crate) async fn run_scan(engine: Engine) {
             () = tokio::time::sleep(engine.options.scan_interval) => {}
             () = token.cancelled() => return,
         }
-        for fence in engine.ownership.held() {
+        let held = engine.ownership.held().into_iter();
+        // What is still being read has not been missed.
+        let resumed = |fence: &Fence| engine.dispatch.look(|hub, _| hub.is_resumed(fence.shard));
+        for fence in held.filter(resumed) {
             match scan(&engine, fence).await {
                 Ok(0) => {}
                 Ok(count) => {
@@ -215,7 +232,8 @@ async fn scan(engine: &Engine, fence: Fence) -> anyhow::Result<u64> {
         after.clone_from(last);
         for id in &ids {
             if !engine.is_open(&saga_stream(id)) {
-                found += u64::from(resume(engine, id).await? == Resumed::Met);
+                let resumed = resume(engine, fence.shard, id).await?;
+                found += u64::from(resumed == Resumed::Met);
             }
         }
         tokio::task::yield_now().await;
@@ -233,19 +251,18 @@ async fn open_sagas(engine: &Engine, shard: i64, after: &str) -> anyhow::Result<
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-/// Through the committer: what is resumed is in its memory then, and nothing happens to the saga between its state and its place in the hub.
-async fn resume(engine: &Engine, id: &str) -> anyhow::Result<Resumed> {
+/// Through the committer: what is resumed is in its memory then. What happens to the saga in the same batch the hub sees before the answer.
+async fn resume(engine: &Engine, shard: i64, id: &str) -> anyhow::Result<Resumed> {
     let stream = saga_stream(id);
     let (sender, answer) = oneshot::channel();
     let dispatch = engine.dispatch.clone();
+    dispatch.with(|hub, _| hub.resuming(shard, &stream));
     let command = Command::Resume(stream.clone());
     engine.ledger.post_with(command, move |outcome| {
         let resumed = outcome.map(|executed| match executed.reply {
             Reply::Resumed(state) => match state.fault() {
                 Some(fault) => Resumed::Unreadable(fault.to_string()),
-                None if dispatch
-                    .with(|hub, now| hub.recovered(&stream, &state, &HashSet::new(), now)) =>
-                {
+                None if dispatch.with(|hub, now| hub.resume(shard, &stream, &state, now)) => {
                     Resumed::Met
                 }
                 None => Resumed::NotNeeded,
@@ -270,6 +287,7 @@ async fn resume(engine: &Engine, id: &str) -> anyhow::Result<Resumed> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Arc;
 
     use chassis::{Env, Tasks};
@@ -371,6 +389,7 @@ mod tests {
         engine.dispatch.with(|hub, _| {
             hub.forget(ownership::ONLY);
             hub.hold(ownership::ONLY, HashSet::new());
+            hub.resumed(ownership::ONLY, 0);
         });
         assert!(!engine.is_open(&stream));
         let found = async {

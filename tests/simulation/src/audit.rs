@@ -62,13 +62,19 @@ impl Audit {
                 1 => Some(COORDINATOR.to_owned()),
                 _ => log.owner(open.shard),
             };
-            // While nobody owns it, or its owner is about to take it in, there is nobody to ask; in the end it must have ended all the same.
+            // While nobody owns it, or its owner takes in what it got, or hands it over, there is nobody to ask; in the end it must have ended all the same.
             let Some(engine) = owner.and_then(|owner| world.engine(&owner)) else {
                 open.uncared = 0;
                 continue;
             };
             let stream = saga_stream(saga);
-            let awaited = engine.dispatch.look(|hub, _| hub.awaited(&stream));
+            let (resumed, awaited) = engine
+                .dispatch
+                .look(|hub, _| (hub.is_resumed(open.shard), hub.awaited(&stream)));
+            if !resumed {
+                open.uncared = 0;
+                continue;
+            }
             let cared = match awaited {
                 Some((0, 0)) => !open.attention.is_empty(),
                 Some(_) => true,

@@ -71,6 +71,26 @@ impl Hub {
         !state.has_ended() && !self.sagas.contains_key(stream)
     }
 
+    /// A saga of a shard is being asked for, to be taken in with [`Hub::resume`].
+    pub(crate) fn resuming(&mut self, shard: i64, stream: &StreamId) {
+        if let Some(held) = self.shards.get_mut(&shard) {
+            held.resuming.insert(stream.clone());
+        }
+    }
+
+    /// A saga that was asked for is as it was when that was answered, or after. False if it has ended since, was met meanwhile, or is run elsewhere by now.
+    pub(crate) fn resume(
+        &mut self,
+        shard: i64,
+        stream: &StreamId,
+        state: &SagaState,
+        now: i64,
+    ) -> bool {
+        let held = self.shards.get_mut(&shard);
+        held.is_some_and(|held| held.resuming.remove(stream))
+            && self.recovered(stream, state, &HashSet::new(), now)
+    }
+
     /// A saga was found open. Its recorded attempts count as sent, from now, except those that surely were not: those that its shard came with, and
     /// `fresh` ones. False if it was met before.
     pub fn recovered(
@@ -89,9 +109,9 @@ impl Hub {
         let shard = state.shard().unwrap_or_default();
         for effect in saga::outstanding(state) {
             let mut is_unsent = |token: &u64| {
-                let handed = self.shards.get_mut(&shard);
+                let held = self.shards.get_mut(&shard);
                 // Taken out: once it is queued here it may be sent.
-                let handed = handed.is_some_and(|unsent| unsent.remove(token));
+                let handed = held.is_some_and(|held| held.unsent.remove(token));
                 handed || fresh.contains(token)
             };
             match effect {
@@ -132,6 +152,10 @@ impl Hub {
     }
 
     fn ended(&mut self, stream: &StreamId, state: &SagaState) {
+        let shard = state.shard().unwrap_or_default();
+        if let Some(held) = self.shards.get_mut(&shard) {
+            held.resuming.remove(stream);
+        }
         if let Some(entry) = self.sagas.remove(stream) {
             self.active -= usize::from(entry.active);
             for token in entry.attempts {

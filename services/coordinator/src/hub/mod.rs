@@ -61,8 +61,8 @@ pub struct Out {
 pub struct Hub {
     options: HubOptions,
     sagas: HashMap<StreamId, Entry>,
-    /// Shards whose sagas are run here, with the attempts that were on record when they came and surely never sent.
-    shards: BTreeMap<i64, HashSet<u64>>,
+    /// Shards whose sagas are run here.
+    shards: BTreeMap<i64, Shard>,
     /// Sagas that something is being done for; the rest waits for times, signals or operators.
     active: usize,
     attempts: ByToken<Attempt>,
@@ -82,6 +82,17 @@ pub struct Hub {
     draining: bool,
     effects: Vec<saga::Effect>,
     out: Out,
+}
+
+/// What the hub knows of a shard.
+#[derive(Debug)]
+struct Shard {
+    /// Attempts that were on record when it came, and surely were never sent.
+    unsent: HashSet<u64>,
+    /// Sagas that were asked for, to be taken in, and have not ended since.
+    resuming: HashSet<StreamId>,
+    /// Every saga that was open when it came has been taken in, but so many whose records could not be read.
+    resumed: Option<usize>,
 }
 
 /// What the hub knows of an open saga.

@@ -92,16 +92,18 @@ impl Session {
     }
 
     /// Takes the next message, and moves what follows it up to the next command into `into`: a command is only taken when it is
-    /// written at once, so that one that was not written can go elsewhere; and only if commands may be released at all.
+    /// written at once, so that one that was not written can go elsewhere; and only if commands may be released at all. Until then the others pass it.
     pub(crate) fn hand_over(
         &mut self,
         into: &mut VecDeque<ParticipateResponse>,
         may_release: bool,
     ) -> Option<ParticipateResponse> {
-        if !may_release && self.outbox.front().is_none_or(is_command) {
-            return None;
-        }
-        let first = self.outbox.pop_front()?;
+        let first = match may_release {
+            true => self.outbox.pop_front()?,
+            false => self
+                .outbox
+                .remove(self.outbox.iter().position(|next| !is_command(next))?)?,
+        };
         self.acks -= usize::from(is_ack(&first));
         if is_command(&first) {
             return Some(first);
@@ -116,6 +118,11 @@ impl Session {
             }
         }
         Some(first)
+    }
+
+    /// Whether anything is written soon, whatever becomes of commands.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.outbox.iter().all(is_command)
     }
 
     /// Takes a command back that was not handed to the transport yet.

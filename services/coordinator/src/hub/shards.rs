@@ -6,14 +6,38 @@ use ledger::StreamId;
 use sagamesh_api::saga::v1::Peers;
 use sagamesh_api::saga::v1::participate_response::Message;
 
-use super::Hub;
 use super::attempts::Place;
 use super::session::SessionId;
+use super::{Hub, Shard};
 
 impl Hub {
     /// Sagas of this shard are run here from now on. `unsent` names attempts that are on record and surely were never sent.
     pub(crate) fn hold(&mut self, shard: i64, unsent: HashSet<u64>) {
-        self.shards.insert(shard, unsent);
+        let held = Shard {
+            unsent,
+            resuming: HashSet::new(),
+            resumed: None,
+        };
+        self.shards.insert(shard, held);
+    }
+
+    /// Every open saga of this shard was taken in, but those whose records cannot be read.
+    pub(crate) fn resumed(&mut self, shard: i64, unreadable: usize) {
+        if let Some(held) = self.shards.get_mut(&shard) {
+            held.resumed = Some(unreadable);
+        }
+    }
+
+    /// Open sagas whose records cannot be read.
+    pub(crate) fn unreadable(&self) -> usize {
+        self.shards.values().filter_map(|held| held.resumed).sum()
+    }
+
+    /// Whether every open saga of this shard is known here.
+    pub fn is_resumed(&self, shard: i64) -> bool {
+        self.shards
+            .get(&shard)
+            .is_some_and(|held| held.resumed.is_some())
     }
 
     /// Every shard whose sagas are run here.
@@ -25,7 +49,8 @@ impl Hub {
     /// tokens of attempts that were recorded and surely never sent.
     pub(crate) fn forget(&mut self, shard: i64) -> Vec<u64> {
         // Of what it came with, that of sagas that were not met meanwhile.
-        let mut unsent: Vec<u64> = self.shards.remove(&shard).into_iter().flatten().collect();
+        let held = self.shards.remove(&shard).into_iter();
+        let mut unsent: Vec<u64> = held.flat_map(|held| held.unsent).collect();
         unsent.sort_unstable();
         let of_shard = |(stream, entry): (&StreamId, &super::Entry)| {
             (entry.shard == shard).then(|| stream.clone())
@@ -72,7 +97,7 @@ impl Hub {
         self.woken.extend(all);
     }
 
-    fn every_session(&self) -> Vec<SessionId> {
+    pub(super) fn every_session(&self) -> Vec<SessionId> {
         self.sessions.keys().copied().collect()
     }
 }

@@ -148,16 +148,14 @@ impl Hub {
     /// Tells every participant that the coordinator is about to stop; nothing is dispatched any more.
     pub(crate) fn drain(&mut self, grace: prost_types::Duration) {
         self.draining = true;
-        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
-        for id in ids {
+        for id in self.every_session() {
             self.send(id, Message::Drain(Drain { grace: Some(grace) }));
         }
     }
 
     /// Whatever is still under way: the streams end.
     pub(crate) fn end_all(&mut self) {
-        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
-        for id in ids {
+        for id in self.every_session() {
             self.end_session(id, End::Finished);
         }
     }
@@ -213,12 +211,12 @@ impl Hub {
         }
     }
 
-    /// A sign of life, unless something waits to be written anyway.
+    /// A sign of life, unless something is written anyway. Commands may have to wait for a lease.
     pub(crate) fn heartbeat(&mut self, id: SessionId) {
         if self
             .sessions
             .get(&id)
-            .is_some_and(|session| session.outbox.is_empty())
+            .is_some_and(|session| !session.has_news())
         {
             self.send(id, Message::Heartbeat(Heartbeat::default()));
         }

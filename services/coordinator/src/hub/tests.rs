@@ -57,6 +57,15 @@ impl Bench {
 
     fn start(&mut self) -> StreamId {
         self.sagas += 1;
+        let (event, state) = self.started(self.sagas);
+        let stream = saga_stream(&format!("s-{}", self.sagas));
+        self.hub.committed(&stream, 1, &event, &state, self.now);
+        self.turn();
+        stream
+    }
+
+    /// How the saga of this number starts.
+    fn started(&self, number: u64) -> (SagaEvent, SagaState) {
         let start = Start {
             plan: Arc::clone(&self.plan),
             version_chosen: false,
@@ -67,18 +76,21 @@ impl Bench {
             parent_span_id: 0,
             shard: 0,
         };
-        let command = saga::Command::Start(Box::new(start));
         let mut state = SagaState::new();
+        let start = saga::Command::Start(Box::new(start));
+        let event = self.decided(&mut state, &start, number << 32);
+        (event, state)
+    }
+
+    /// What is recorded of a command; the state is the one after it.
+    fn decided(&self, state: &mut SagaState, command: &saga::Command, seed: u64) -> SagaEvent {
         let event = SagaEvent {
             version: 0,
             event_time: Some(chassis::timestamp::from_millis(self.now)),
-            transitions: decide(&state, &command, self.now, self.sagas << 32).expect("started"),
+            transitions: decide(state, command, self.now, seed).expect("decided"),
         };
-        evolve(&mut state, &event, &self.plan).expect("evolved");
-        let stream = saga_stream(&format!("s-{}", self.sagas));
-        self.hub.committed(&stream, 1, &event, &state, self.now);
-        self.turn();
-        stream
+        evolve(state, &event, &self.plan).expect("evolved");
+        event
     }
 
     fn turn(&mut self) -> Out {

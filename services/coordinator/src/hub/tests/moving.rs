@@ -7,26 +7,7 @@ use super::*;
 impl Bench {
     /// The saga of `start`, as another replica would find it.
     fn found(&self, stream: &StreamId) -> SagaState {
-        let start = Start {
-            plan: Arc::clone(&self.plan),
-            version_chosen: false,
-            input: Default::default(),
-            search_attributes: Default::default(),
-            deadline_millis: None,
-            traceparent: String::new(),
-            parent_span_id: 0,
-            shard: 0,
-        };
-        let number: u64 = stream.key()[2..].parse().expect("a number");
-        let command = saga::Command::Start(Box::new(start));
-        let mut state = SagaState::new();
-        let event = SagaEvent {
-            version: 0,
-            event_time: Some(chassis::timestamp::from_millis(self.now)),
-            transitions: decide(&state, &command, self.now, number << 32).expect("started"),
-        };
-        evolve(&mut state, &event, &self.plan).expect("evolved");
-        state
+        self.started(stream.key()[2..].parse().expect("a number")).1
     }
 }
 
@@ -97,7 +78,7 @@ fn only_what_was_never_sent_is_sent_by_the_next_owner() {
 }
 
 #[test]
-fn commands_stay_where_they_are_while_nothing_may_be_released() {
+fn commands_stay_where_they_are_while_nothing_may_be_released_and_all_else_passes_them() {
     let mut bench = Bench::new(&["a"]);
     let stream = bench.link("p1", &["a"]);
     bench.start();
@@ -109,19 +90,52 @@ fn commands_stay_where_they_are_while_nothing_may_be_released() {
             .hub
             .poll_outbox(stream, &mut more, Waker::noop(), when)
     };
+    let written = |bench: &mut Bench, may_release| match poll(bench, may_release) {
+        Poll::Ready(Ok(response)) => response.message.expect("a message"),
+        other => panic!("nothing to write: {other:?}"),
+    };
+    assert!(matches!(written(&mut bench, false), Message::ResultAck(_)));
+    for _ in 0..2 {
+        assert!(poll(&mut bench, false).is_pending());
+    }
+    // A participant that hears nothing for long would connect anew.
+    bench.hub.heartbeat(stream);
+    assert!(matches!(written(&mut bench, false), Message::Heartbeat(_)));
     assert!(poll(&mut bench, false).is_pending());
-    assert!(
-        poll(&mut bench, false).is_pending(),
-        "however often one asks"
-    );
-    let Poll::Ready(Ok(first)) = poll(&mut bench, true) else {
-        panic!("nothing to write")
+    assert!(matches!(written(&mut bench, true), Message::Command(_)));
+}
+
+#[test]
+fn a_saga_that_ended_while_it_was_asked_for_is_not_taken_in() {
+    let mut bench = Bench::new(&["a"]);
+    let streams: Vec<StreamId> = (0..2).map(|_| bench.start()).collect();
+    bench.hub.forget(0);
+    bench.hub.hold(0, HashSet::new());
+    for saga in &streams {
+        bench.hub.resuming(0, saga);
+    }
+    // Both were read as they are; then one of them ended, in the same batch.
+    let states: Vec<SagaState> = streams.iter().map(|saga| bench.found(saga)).collect();
+    let mut ended = bench.found(&streams[0]);
+    let success = pb::Result {
+        lease_token: ended
+            .newest_attempt(0, pb::Direction::Action)
+            .expect("one")
+            .1,
+        saga_id: streams[0].key().to_owned(),
+        step: "a".to_owned(),
+        direction: pb::Direction::Action.into(),
+        outcome: Some(Outcome::Success(Success::default())),
     };
-    assert!(matches!(first.message, Some(Message::Command(_))));
-    let Poll::Ready(Ok(second)) = poll(&mut bench, false) else {
-        panic!("nothing to write")
-    };
-    assert!(matches!(second.message, Some(Message::ResultAck(_))));
+    let success = saga::Command::Result(Box::new(success));
+    let event = bench.decided(&mut ended, &success, 0);
+    let (hub, now) = (&mut bench.hub, bench.now);
+    hub.committed(&streams[0], 2, &event, &ended, now);
+    assert!(ended.has_ended());
+    let taken = |at: usize, hub: &mut Hub| hub.resume(0, &streams[at], &states[at], now);
+    assert_eq!((taken(0, hub), taken(1, hub)), (false, true));
+    assert_eq!((hub.open_sagas(), hub.active_sagas()), (1, 1));
+    assert!(!hub.resume(0, &streams[1], &states[1], now), "once");
 }
 
 #[test]
