@@ -127,7 +127,7 @@ impl Plane {
             tasks.clone(),
         )?;
         let status = keeper.status();
-        tasks.spawn("policy", keeper.run(tasks.token()));
+        tasks.spawn_essential("policy", keeper.run(tasks.token()));
         Ok(Self {
             mesh,
             registry,

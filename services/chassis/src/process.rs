@@ -65,6 +65,11 @@ where
         let stopped = tasks.shutdown(TASKS_TIMEOUT).await;
         telemetry.shutdown().await;
         result?;
+        if let Some(name) = tasks.panicked() {
+            anyhow::bail!(
+                "{service} ended because its task {name:?} panicked; its log says where: report it"
+            );
+        }
         stopped.map_err(|names| {
             anyhow::anyhow!(
                 "{service} ended, but these tasks did not stop in time: {}",
@@ -200,7 +205,7 @@ fn on_signals(tasks: &Tasks) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let owner = tasks.clone();
     let token = tasks.token();
-    tasks.spawn("signals", async move {
+    tasks.spawn_essential("signals", async move {
         let mut first = true;
         loop {
             let name = tokio::select! {

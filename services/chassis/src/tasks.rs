@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -19,6 +19,7 @@ pub struct Tasks {
     token: CancellationToken,
     tracker: TaskTracker,
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    panicked: Arc<OnceLock<&'static str>>,
 }
 
 impl Default for Tasks {
@@ -35,6 +36,7 @@ impl Tasks {
             token: CancellationToken::new(),
             tracker: TaskTracker::new(),
             running: Arc::default(),
+            panicked: Arc::default(),
         }
     }
 
@@ -66,6 +68,20 @@ impl Tasks {
         })
     }
 
+    /// The same for a task that runs as long as the process: without it the process is of no use, so that it shuts down if the task panics, to be
+    /// started again.
+    pub fn spawn_essential<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let guard = EndsProcess(name, self.clone());
+        self.spawn(name, async move {
+            let _guard = guard;
+            future.await
+        })
+    }
+
     /// Begins the drain, tells every task to stop and waits for them, at most `deadline`.
     ///
     /// # Errors
@@ -80,6 +96,11 @@ impl Tasks {
         }
     }
 
+    /// The first essential task that panicked.
+    pub fn panicked(&self) -> Option<&'static str> {
+        self.panicked.get().copied()
+    }
+
     /// The names of the tasks that are running, in alphabetical order.
     pub fn running(&self) -> Vec<&'static str> {
         self.running
@@ -88,6 +109,23 @@ impl Tasks {
             .keys()
             .copied()
             .collect()
+    }
+}
+
+/// Begins the drain if it is dropped by a panic.
+struct EndsProcess(&'static str, Tasks);
+
+impl Drop for EndsProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                task = self.0,
+                "a task panicked that this process cannot do without: it shuts down, to be started again"
+            );
+            let Self(name, tasks) = self;
+            tasks.panicked.get_or_init(|| name);
+            tasks.begin_drain();
+        }
     }
 }
 
@@ -119,5 +157,32 @@ impl Drop for Running {
                 all.remove(self.name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_an_essential_task_ends_the_process_and_one_of_a_request_does_not() {
+        let tasks = Tasks::new();
+        let request = tasks.spawn("a request", async { panic!("on purpose") });
+        assert!(request.await.is_err());
+        assert!(!tasks.draining().is_cancelled());
+        assert_eq!(tasks.panicked(), None);
+        let worker = tasks.spawn_essential("a worker", async { panic!("on purpose") });
+        assert!(worker.await.is_err());
+        assert!(tasks.draining().is_cancelled());
+        assert_eq!(tasks.panicked(), Some("a worker"));
+        assert_eq!(tasks.running(), Vec::<&str>::new());
+    }
+
+    #[tokio::test]
+    async fn an_essential_task_that_returns_ends_nothing() {
+        let tasks = Tasks::new();
+        let returned = tasks.spawn_essential("a worker", async { 1 });
+        assert_eq!(returned.await.expect("returned"), 1);
+        assert!(!tasks.draining().is_cancelled());
     }
 }

@@ -49,7 +49,7 @@ impl Keys {
         };
         let text = read(&path)?;
         let keys = Self::new(verifier(&path, &text, config)?);
-        tasks.spawn(
+        tasks.spawn_essential(
             "key set",
             follow(keys.clone(), path, text, config.clone(), tasks.draining()),
         );

@@ -102,7 +102,7 @@ impl Sweeper {
     /// Runs as an owned task until shutdown.
     pub fn run(mut self, tasks: &Tasks) {
         let stop = tasks.draining();
-        tasks.spawn("reservation-sweeper", async move {
+        tasks.spawn_essential("reservation-sweeper", async move {
             loop {
                 tokio::select! {
                     biased;

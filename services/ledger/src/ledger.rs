@@ -96,17 +96,13 @@ impl<D: Decider> Ledger<D> {
             commits: Arc::clone(&commits),
             stop: tasks.token(),
         });
-        let guard = EndsProcess(tasks.clone());
-        tasks.spawn("ledger-committer", async move {
-            let _guard = guard;
-            committer.run().await;
-        });
-        tasks.spawn(
+        tasks.spawn_essential("ledger-committer", committer.run());
+        tasks.spawn_essential(
             "ledger-upkeep",
             upkeep(Arc::clone(&store), env.clone(), retention, tasks.clone()),
         );
         if !store.exclusive() {
-            tasks.spawn(
+            tasks.spawn_essential(
                 "ledger-poll",
                 poll_head(Arc::clone(&store), Arc::clone(&log), poll, tasks.clone()),
             );
@@ -367,18 +363,6 @@ async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, Error> {
         return Ok(Arc::new(PostgresStore::open(config).await?));
     }
     Ok(Arc::new(SqliteStore::open(&config.sqlite_path()).await?))
-}
-
-/// A process whose committer has panicked is of no use: it shuts down, to be started again.
-struct EndsProcess(Tasks);
-
-impl Drop for EndsProcess {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("the committer panicked; the process shuts down");
-            self.0.begin_drain();
-        }
-    }
 }
 
 /// Checkpoints and old inbox rows.

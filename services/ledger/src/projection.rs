@@ -84,7 +84,7 @@ impl Followers {
             if handles.insert(name, handle).is_some() {
                 return Err(Error::Config(format!("two projections are named {name}")));
             }
-            tasks.spawn("ledger-projection", follower.run(requests, tasks.token()));
+            tasks.spawn_essential("ledger-projection", follower.run(requests, tasks.token()));
         }
         Ok(Self {
             store: Arc::clone(store),

@@ -155,10 +155,10 @@ pub async fn run_with(
         env: env.clone(),
         slots: outbox::Outbox::slots(),
     };
-    tasks.spawn("outbox", outbox::run(outbox, notes, tasks.token()));
+    tasks.spawn_essential("outbox", outbox::run(outbox, notes, tasks.token()));
     let consumer = Consumer::new(feed::CONSUMER, chassis::channel(&env, &config.orders))
         .stream_prefix("order/");
-    tasks.spawn(
+    tasks.spawn_essential(
         "orders feed",
         consumer.run(feed::Follower::new(ledger.clone()), tasks.draining()),
     );

@@ -129,9 +129,9 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         cancels: cancels.clone(),
         env: env.clone(),
     };
-    tasks.spawn("owed effects", owed::run(owed, notes, tasks.token()));
+    tasks.spawn_essential("owed effects", owed::run(owed, notes, tasks.token()));
     let (hub, subscription) = watch::Hub::new(&ledger).context("cannot follow the orders")?;
-    tasks.spawn(
+    tasks.spawn_essential(
         "order watchers",
         hub.clone().run(subscription, tasks.token()),
     );

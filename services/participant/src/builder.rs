@@ -279,7 +279,7 @@ impl Shared {
         let new = shared.replicas().links.insert(address.clone());
         if new {
             let link = Link::new(Arc::clone(shared), address);
-            shared.tasks.spawn("participant", link.run());
+            shared.tasks.spawn_essential("participant", link.run());
         }
     }
 

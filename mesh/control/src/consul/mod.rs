@@ -54,7 +54,7 @@ pub fn serve(listener: Listener, registry: Registry, tasks: &Tasks) {
         max_per_address: usize::MAX,
     };
     let draining = tasks.draining();
-    tasks.spawn("consul", async move {
+    tasks.spawn_essential("consul", async move {
         tracing::info!(%address, "Consul's API is served");
         connections
             .serve(

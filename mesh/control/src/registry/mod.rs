@@ -75,7 +75,10 @@ impl Registry {
             registry.align_checks(&id);
         }
         let sweeping = registry.clone();
-        registry.0.tasks.spawn("registry", sweeping.sweep());
+        registry
+            .0
+            .tasks
+            .spawn_essential("registry", sweeping.sweep());
         Ok(registry)
     }
 

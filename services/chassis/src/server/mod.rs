@@ -171,7 +171,7 @@ pub(crate) fn serve_admin(process: &Process, metrics: PrometheusHandle) {
     };
     let service = tower::service_fn(move |request| std::future::ready(admin.answer(&request)));
     let token = tasks.token();
-    process.tasks.spawn("admin", async move {
+    process.tasks.spawn_essential("admin", async move {
         connections
             .serve(
                 move |_peer| service.clone(),
