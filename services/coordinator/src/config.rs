@@ -73,6 +73,9 @@ pub struct Options {
         value_name = "N"
     )]
     pub max_active_sagas: usize,
+    /// Most bytes of inputs, outputs and signals of those sagas together; more are refused with RESOURCE_EXHAUSTED. Memory holds them two or three times.
+    #[arg(long, env = "SAGAMESH_MAX_ACTIVE_BYTES", default_value = "48MiB", value_parser = parse_bytes, value_name = "SIZE")]
+    pub max_active_bytes: usize,
     /// Most starts that may wait to be recorded; more are refused with RESOURCE_EXHAUSTED.
     #[arg(
         long,
@@ -108,6 +111,7 @@ impl Default for Options {
             scan_interval: Duration::from_secs(30),
             max_payload_bytes: 1024 * 1024,
             max_active_sagas: 50_000,
+            max_active_bytes: 48 * 1024 * 1024,
             max_waiting_starts: 8_192,
             heartbeat_interval: Duration::from_secs(5),
             breaker_recovery: Duration::from_secs(60),

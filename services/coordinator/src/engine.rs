@@ -39,7 +39,14 @@ pub struct Engine {
     pub tasks: Tasks,
     /// Settings.
     pub options: Arc<Options>,
-    starting: Arc<AtomicUsize>,
+    starting: Arc<Starting>,
+}
+
+/// Starts that wait to be recorded.
+#[derive(Debug, Default)]
+struct Starting {
+    sagas: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// Why a command was not carried out here.
@@ -77,11 +84,15 @@ impl From<Unanswered> for Problem {
 
 /// A start that was admitted; counts until it is dropped.
 #[derive(Debug)]
-pub struct Admitted(Arc<AtomicUsize>);
+pub struct Admitted {
+    starting: Arc<Starting>,
+    bytes: usize,
+}
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.starting.sagas.fetch_sub(1, Ordering::Relaxed);
+        self.starting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -260,19 +271,36 @@ impl Engine {
             || first.is_some_and(|(member, _)| member.name == self.options.replica)
     }
 
-    /// Room for one more saga.
-    pub fn admit(&self) -> Result<Admitted, Problem> {
-        if self.starting.load(Ordering::Relaxed) >= self.options.max_waiting_starts {
+    /// Room for one more saga with so many bytes of input.
+    pub fn admit(&self, bytes: usize) -> Result<Admitted, Problem> {
+        let Starting {
+            sagas,
+            bytes: waiting,
+        } = &*self.starting;
+        let options = &self.options;
+        if sagas.load(Ordering::Relaxed) >= options.max_waiting_starts {
             return Err(overloaded("too many sagas are being started"));
         }
-        let active = self.dispatch.look(|hub, _| hub.active_sagas());
-        if active >= self.options.max_active_sagas {
+        let active = self.dispatch.look(|hub, _| hub.active());
+        if active.sagas >= options.max_active_sagas {
             return Err(overloaded(&format!(
-                "{active} sagas are under way, the most that this coordinator takes"
+                "{} sagas are under way, the most that this coordinator takes",
+                active.sagas
             )));
         }
-        self.starting.fetch_add(1, Ordering::Relaxed);
-        Ok(Admitted(Arc::clone(&self.starting)))
+        let kept = active.bytes + waiting.load(Ordering::Relaxed);
+        if kept.saturating_add(bytes) > options.max_active_bytes {
+            return Err(overloaded(&format!(
+                "the sagas under way keep {kept} bytes of inputs and outputs, and this coordinator takes {}",
+                options.max_active_bytes
+            )));
+        }
+        sagas.fetch_add(1, Ordering::Relaxed);
+        waiting.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Admitted {
+            starting: Arc::clone(&self.starting),
+            bytes,
+        })
     }
 
     /// Gives the ledger the coordinator's own commands, and those again that storage failed on.

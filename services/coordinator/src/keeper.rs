@@ -68,10 +68,10 @@ impl Keeper {
         let engine = &keeper.0.engine;
         let taken = keeper.step(&mut *keeper.0.state.lock().await).await?;
         // Reading may take longer than a lease.
-        engine.tasks.spawn("leases", keeper.clone().run());
+        engine.tasks.spawn_essential("leases", keeper.clone().run());
         engine
             .tasks
-            .spawn("readiness", keeper.clone().tell(readiness));
+            .spawn_essential("readiness", keeper.clone().tell(readiness));
         for fence in taken {
             recovery::resume_shard(engine, fence).await?;
         }
@@ -95,7 +95,7 @@ impl Keeper {
                     for fence in taken {
                         engine
                             .tasks
-                            .spawn("resume-shard", self.clone().resume(fence));
+                            .spawn_essential("resume-shard", self.clone().resume(fence));
                     }
                 }
                 Err(error) => {

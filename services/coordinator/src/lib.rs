@@ -121,7 +121,7 @@ pub async fn serve(
     let drain_timeout = config.chassis.server.drain_timeout;
     let drained = (tasks.draining(), tasks.token(), engine.dispatch.clone());
     let leaving = keeper.clone();
-    tasks.spawn("drain", async move {
+    tasks.spawn_essential("drain", async move {
         let (draining, stop, dispatch) = drained;
         draining.cancelled().await;
         let grace = drain_timeout * 3 / 4;
@@ -226,7 +226,7 @@ pub async fn open_deciding(
             // Its shard comes home at once then, and must find its sagas: the tables may have been made again for this version.
             recovery::table_is_ready(&engine).await?;
             let keeper = Keeper::start(engine.clone(), shards, process.readiness.clone()).await?;
-            tasks.spawn("other-replicas", follow::run(engine.clone(), news));
+            tasks.spawn_essential("other-replicas", follow::run(engine.clone(), news));
             Some(keeper)
         }
         None => {
@@ -239,11 +239,11 @@ pub async fn open_deciding(
             None
         }
     };
-    tasks.spawn("owed-commands", engine.clone().run_owed(commands));
-    tasks.spawn("timers", engine.clone().run_timers());
-    tasks.spawn("scan", recovery::run_scan(engine.clone()));
-    tasks.spawn("retention", retention::run(engine.clone()));
-    tasks.spawn("alarms", alarms::run(engine.clone()));
+    tasks.spawn_essential("owed-commands", engine.clone().run_owed(commands));
+    tasks.spawn_essential("timers", engine.clone().run_timers());
+    tasks.spawn_essential("scan", recovery::run_scan(engine.clone()));
+    tasks.spawn_essential("retention", retention::run(engine.clone()));
+    tasks.spawn_essential("alarms", alarms::run(engine.clone()));
     Ok(Opened {
         engine,
         ledger,

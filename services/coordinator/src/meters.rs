@@ -20,6 +20,7 @@ pub struct Meters {
 pub(crate) struct Levels {
     open: Gauge,
     active: Gauge,
+    bytes: Gauge,
     unreadable: Gauge,
 }
 
@@ -28,6 +29,7 @@ impl Default for Levels {
         Self {
             open: metrics::gauge!("saga_open"),
             active: metrics::gauge!("saga_active"),
+            bytes: metrics::gauge!("saga_active_bytes"),
             unreadable: metrics::gauge!("saga_unreadable"),
         }
     }
@@ -37,7 +39,9 @@ impl Levels {
     /// Sets the gauges.
     pub(crate) fn set(&self, hub: &Hub) {
         self.open.set(hub.open_sagas() as f64);
-        self.active.set(hub.active_sagas() as f64);
+        let active = hub.active();
+        self.active.set(active.sagas as f64);
+        self.bytes.set(active.bytes as f64);
         self.unreadable.set(hub.unreadable() as f64);
     }
 }

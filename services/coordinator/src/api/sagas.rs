@@ -309,7 +309,7 @@ mod tests {
             let mut places = Vec::new();
             while places.len() < 4 {
                 places.clear();
-                places.extend((0..4).map_while(|_| engine.admit().ok()));
+                places.extend((0..4).map_while(|_| engine.admit(0).ok()));
                 tokio::task::yield_now().await;
             }
         })

@@ -51,7 +51,8 @@ pub(super) async fn start(
         start,
         wait,
     } = checked;
-    let admitted = match engine.admit() {
+    let bytes = start.input.values().map(prost::Message::encoded_len).sum();
+    let admitted = match engine.admit(bytes) {
         Ok(admitted) => admitted,
         // Too much is going on: only memory is asked.
         Err(refused) if !engine.is_open(&stream) => return Err(refused.into()),

@@ -42,7 +42,7 @@ impl Hub {
             self.apply(stream, state, effect, now);
         }
         self.effects = effects;
-        self.judge_active(stream);
+        self.judge_active(stream, state);
     }
 
     /// Takes a saga in; false if another replica runs it by now.
@@ -52,17 +52,16 @@ impl Hub {
             return false;
         }
         let routes = self.routes(plan);
-        self.active += 1;
-        self.sagas.insert(
-            stream.clone(),
-            Entry {
-                shard,
-                routes,
-                attempts: Vec::new(),
-                timers: Vec::new(),
-                active: true,
-            },
-        );
+        let entry = Entry {
+            shard,
+            routes,
+            attempts: Vec::new(),
+            timers: Vec::new(),
+            active: true,
+            bytes: state.kept_bytes(),
+        };
+        self.active.enter(&entry);
+        self.sagas.insert(stream.clone(), entry);
         true
     }
 
@@ -138,7 +137,7 @@ impl Hub {
                 Effect::Timer { at, timer } => self.set_timer(stream, at, timer),
             }
         }
-        self.judge_active(stream);
+        self.judge_active(stream, state);
         true
     }
 
@@ -157,7 +156,7 @@ impl Hub {
             held.resuming.remove(stream);
         }
         if let Some(entry) = self.sagas.remove(stream) {
-            self.active -= usize::from(entry.active);
+            self.active.leave(&entry);
             for token in entry.attempts {
                 self.close(token);
             }
@@ -210,8 +209,7 @@ impl Hub {
                 token,
                 ..
             } => self.enqueue(stream, state, (step, direction, token), now),
-            Effect::Settle { step, token, .. } if self.attempts.contains_key(&token) => {
-                let _ = step;
+            Effect::Settle { token, .. } if self.attempts.contains_key(&token) => {
                 self.settle(token);
             }
             // Started and aborted in one commit: it never left.
@@ -316,15 +314,16 @@ impl Hub {
     }
 
     /// A saga is active while an attempt is owed or a backoff runs; else it waits and counts against no limit.
-    fn judge_active(&mut self, stream: &StreamId) {
+    fn judge_active(&mut self, stream: &StreamId, state: &SagaState) {
         if let Some(entry) = self.sagas.get_mut(stream) {
-            let active = !entry.attempts.is_empty()
+            self.active.leave(entry);
+            entry.bytes = state.kept_bytes();
+            entry.active = !entry.attempts.is_empty()
                 || entry
                     .timers
                     .iter()
                     .any(|(timer, _)| matches!(timer, Timer::Retry { .. }));
-            self.active = self.active - usize::from(entry.active) + usize::from(active);
-            entry.active = active;
+            self.active.enter(entry);
         }
     }
 

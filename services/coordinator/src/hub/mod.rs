@@ -64,7 +64,7 @@ pub struct Hub {
     /// Shards whose sagas are run here.
     shards: BTreeMap<i64, Shard>,
     /// Sagas that something is being done for; the rest waits for times, signals or operators.
-    active: usize,
+    active: Active,
     attempts: ByToken<Attempt>,
     participants: Vec<Participant>,
     by_name: HashMap<String, usize>,
@@ -104,6 +104,29 @@ struct Entry {
     attempts: Vec<u64>,
     timers: Vec<(saga::Timer, TimerKey)>,
     active: bool,
+    /// Of what it was given. Memory holds it a few times: in its state, and in each command that waits.
+    bytes: usize,
+}
+
+/// Sums over active sagas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Active {
+    /// How many they are.
+    pub sagas: usize,
+    /// What they were given.
+    pub bytes: usize,
+}
+
+impl Active {
+    fn enter(&mut self, entry: &Entry) {
+        self.sagas += usize::from(entry.active);
+        self.bytes += if entry.active { entry.bytes } else { 0 };
+    }
+
+    fn leave(&mut self, entry: &Entry) {
+        self.sagas -= usize::from(entry.active);
+        self.bytes -= if entry.active { entry.bytes } else { 0 };
+    }
 }
 
 /// Where the steps of a plan go: participant and queue of each action and compensation.
@@ -122,7 +145,7 @@ impl Hub {
             options,
             sagas: HashMap::new(),
             shards: BTreeMap::new(),
-            active: 0,
+            active: Active::default(),
             attempts: ByToken::default(),
             participants: Vec::new(),
             by_name: HashMap::new(),
@@ -157,7 +180,7 @@ impl Hub {
     }
 
     /// Sagas that work is under way or queued for.
-    pub fn active_sagas(&self) -> usize {
+    pub fn active(&self) -> Active {
         self.active
     }
 

@@ -62,7 +62,7 @@ impl Hub {
             let Some(entry) = self.sagas.remove(&stream) else {
                 continue;
             };
-            self.active -= usize::from(entry.active);
+            self.active.leave(&entry);
             for token in entry.attempts {
                 let place = self.attempts.get(&token).map(|attempt| &attempt.place);
                 if matches!(place, Some(Place::Queued(_) | Place::Outbox(_))) {

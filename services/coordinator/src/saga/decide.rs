@@ -362,13 +362,7 @@ fn has_room(run: &Run, value: Option<&Value>) -> Result<(), Refusal> {
     let Some(value) = value.filter(|value| value.encoded_len() > 0) else {
         return Ok(());
     };
-    let signals = run.signals.iter().filter(|signal| !signal.taken);
-    let values = run
-        .input
-        .values()
-        .chain(run.outputs.iter().map(|(_, output)| output))
-        .chain(signals.filter_map(|signal| signal.payload.as_ref()));
-    let kept: usize = values.map(Message::encoded_len).sum();
+    let kept = run.kept_bytes();
     if kept.saturating_add(value.encoded_len()) > MAX_KEPT_BYTES {
         return Err(Refusal::TooLarge {
             kept,

@@ -38,6 +38,18 @@ pub(super) struct Run {
     pub(super) aborted: Option<pb::Aborted>,
 }
 
+impl Run {
+    pub(super) fn kept_bytes(&self) -> usize {
+        let signals = self.signals.iter().filter(|signal| !signal.taken);
+        let outputs = self.outputs.iter().map(|(_, output)| output);
+        let values = self.input.values().chain(outputs);
+        values
+            .chain(signals.filter_map(|signal| signal.payload.as_ref()))
+            .map(prost::Message::encoded_len)
+            .sum()
+    }
+}
+
 /// The part that decisions work on: small, and without text, so that a decision can try its own transitions on a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Core {
@@ -327,6 +339,11 @@ impl SagaState {
             .iter()
             .find(|(of, _)| *of == step)
             .map(|(_, value)| value)
+    }
+
+    /// Bytes of what it was given: its input, its steps' outputs, signals that no step took yet.
+    pub fn kept_bytes(&self) -> usize {
+        self.run.as_deref().map_or(0, Run::kept_bytes)
     }
 
     /// Steps whose compensation was given up.

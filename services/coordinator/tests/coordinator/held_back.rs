@@ -290,3 +290,33 @@ async fn too_many_active_sagas_are_refused_with_a_hint_when_to_come_again() {
             .created
     );
 }
+
+#[tokio::test]
+async fn what_active_sagas_keep_in_memory_is_bounded() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let system = system_with_one_step(dir.path(), |options| options.max_active_bytes = 1_000).await;
+    let mut a = system.link("a", "a1", &["one.do", "one.undo"], 10).await;
+    let large = |id: &str| {
+        let mut request = start("order", id);
+        request
+            .input
+            .insert("note".to_owned(), text(&"x".repeat(600)));
+        request
+    };
+    system.try_start(large("s-0")).await.expect("started");
+    let refused = system.try_start(large("s-1")).await.expect_err("full");
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (tonic::Code::ResourceExhausted, "OVERLOADED")
+    );
+    // What is small still fits.
+    system.start_saga("order", "s-2").await;
+    for output in ["", "y"] {
+        let command = a.command().await;
+        a.answer(&command, success(output));
+    }
+    for id in ["s-0", "s-2"] {
+        system.ended(id).await;
+    }
+    system.try_start(large("s-1")).await.expect("started");
+}
