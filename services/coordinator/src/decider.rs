@@ -414,6 +414,13 @@ impl ledger::Decider for Coordinator {
         })
     }
 
+    fn weight(&self, state: &State) -> usize {
+        match state {
+            State::Saga(state) => state.kept_bytes(),
+            State::Definition(_) | State::Participant(_) => 0,
+        }
+    }
+
     fn fenced_off(&self, fence: Fence) {
         if self.ownership.lose(fence) {
             tracing::warn!(

@@ -42,6 +42,8 @@ pub struct CommitterOptions {
     pub linger_above: usize,
     /// States kept in memory.
     pub cache: usize,
+    /// Most that they may weigh together, as [`Decider::weight`] says it.
+    pub cache_weight: usize,
     /// A snapshot is taken after so many events of one stream, if the decider makes them; 0 takes none.
     pub snapshot_every: u64,
     /// Inbox rows are deleted after this, except those of barriers.
@@ -64,6 +66,7 @@ impl Default for CommitterOptions {
             linger: Duration::from_micros(100),
             linger_above: 16,
             cache: 100_000,
+            cache_weight: 32 * 1024 * 1024,
             snapshot_every: 200,
             inbox_retention: Duration::from_secs(7 * 24 * 3600),
             barrier_retention: Duration::from_secs(400 * 24 * 3600),
@@ -208,7 +211,7 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             stop,
         } = parts;
         let inner = Inner {
-            cache: Cache::new(options.cache),
+            cache: Cache::new(options.cache, options.cache_weight),
             waiting: VecDeque::new(),
             arrived: Vec::new(),
             snapshots: Vec::new(),

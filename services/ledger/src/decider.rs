@@ -62,6 +62,11 @@ pub trait Decider: Send + Sync + 'static {
         false
     }
 
+    /// About how many bytes a state keeps beyond what every state does: of what callers sent, say. The cache is bounded in these too.
+    fn weight(&self, _state: &Self::State) -> usize {
+        0
+    }
+
     /// The state as bytes, for long streams; `None` if this decider has no snapshots. Taken every
     /// [`CommitterOptions::snapshot_every`](crate::CommitterOptions::snapshot_every) events.
     fn snapshot(&self, _state: &Self::State) -> Option<Vec<u8>> {

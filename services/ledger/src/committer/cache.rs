@@ -15,6 +15,8 @@ pub(super) struct Entry<S> {
     pub(super) presumed: bool,
     /// Used since the hand last passed.
     used: bool,
+    /// What it was said to weigh last.
+    pub(super) weight: usize,
     /// Tells this entry from an earlier one of the same stream in `order`.
     id: u64,
 }
@@ -24,15 +26,20 @@ pub(super) struct Cache<S> {
     entries: HashMap<StreamId, Entry<S>>,
     order: VecDeque<(StreamId, u64)>,
     capacity: usize,
+    /// Of all entries together, and how much of it is kept.
+    weight: usize,
+    most_weight: usize,
     next: u64,
 }
 
 impl<S> Cache<S> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, most_weight: usize) -> Self {
         Self {
             entries: HashMap::new(),
             order: VecDeque::new(),
             capacity,
+            weight: 0,
+            most_weight,
             next: 0,
         }
     }
@@ -63,9 +70,20 @@ impl<S> Cache<S> {
             round: 0,
             presumed: false,
             used: false,
+            weight: 0,
             id: self.next,
         };
-        self.entries.insert(stream, entry);
+        if let Some(old) = self.entries.insert(stream, entry) {
+            self.weight -= old.weight;
+        }
+    }
+
+    /// What a state weighs now.
+    pub(super) fn weigh(&mut self, stream: &StreamId, weight: usize) {
+        if let Some(entry) = self.entries.get_mut(stream) {
+            self.weight = self.weight - entry.weight + weight;
+            entry.weight = weight;
+        }
     }
 
     /// A stream that is probably new.
@@ -82,17 +100,20 @@ impl<S> Cache<S> {
     }
 
     pub(super) fn remove(&mut self, stream: &StreamId) {
-        self.entries.remove(stream);
+        if let Some(entry) = self.entries.remove(stream) {
+            self.weight -= entry.weight;
+        }
     }
 
     pub(super) fn clear(&mut self) {
+        self.weight = 0;
         self.entries.clear();
         self.order.clear();
     }
 
     /// Drops what is too much.
     pub(super) fn shrink(&mut self) {
-        while self.entries.len() > self.capacity {
+        while self.entries.len() > self.capacity || self.weight > self.most_weight {
             let Some((stream, id)) = self.order.pop_front() else {
                 break;
             };
@@ -101,9 +122,7 @@ impl<S> Cache<S> {
                     entry.used = false;
                     self.order.push_back((stream, id));
                 }
-                Some(entry) if entry.id == id => {
-                    self.entries.remove(&stream);
-                }
+                Some(entry) if entry.id == id => self.remove(&stream),
                 _ => {}
             }
         }
@@ -131,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_was_not_used_leaves_first() {
-        let mut cache = Cache::new(2);
+        let mut cache = Cache::new(2, 0);
         for number in 0..3 {
             cache.insert(stream(number), number, 1, 0);
         }
@@ -143,8 +162,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_heavy_leaves_as_well() {
+        let mut cache = Cache::new(10, 100);
+        for number in 0..3 {
+            cache.insert(stream(number), number, 1, 0);
+            cache.weigh(&stream(number), 40);
+        }
+        cache.shrink();
+        assert_eq!((cache.len(), cache.weight), (2, 80));
+        assert!(!cache.contains(&stream(0)));
+        // Lighter by now, and known anew.
+        cache.weigh(&stream(1), 1);
+        cache.insert(stream(2), 2, 2, 0);
+        assert_eq!(cache.weight, 1);
+        cache.remove(&stream(1));
+        assert_eq!(cache.weight, 0);
+    }
+
+    #[test]
     fn forgotten_streams_leave_nothing_behind() {
-        let mut cache = Cache::new(10);
+        let mut cache = Cache::new(10, 0);
         for number in 0..10_000 {
             cache.insert(stream(number % 7), number, 1, 0);
             cache.remove(&stream(number % 7));

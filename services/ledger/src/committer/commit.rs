@@ -205,6 +205,11 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             }
             if entry.version == 0 || self.decider.forget(&entry.state) {
                 self.inner.cache.remove(stream);
+                continue;
+            }
+            let weight = self.decider.weight(&entry.state);
+            if weight != entry.weight {
+                self.inner.cache.weigh(stream, weight);
             }
         }
     }
