@@ -1,6 +1,7 @@
 //! The hub behind its lock, and what must happen after the lock is released.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chassis::Env;
@@ -28,6 +29,8 @@ struct Inner {
     timer: Notify,
     owed: mpsc::UnboundedSender<Owed>,
     ownership: Ownership,
+    /// Something is durable that the hub has not seen: an abort, perhaps.
+    behind: AtomicBool,
 }
 
 impl Dispatch {
@@ -44,6 +47,7 @@ impl Dispatch {
             timer: Notify::new(),
             owed,
             ownership,
+            behind: AtomicBool::new(false),
         }))
     }
 
@@ -94,7 +98,7 @@ impl Dispatch {
 
     /// Whether commands may be handed to the transport now.
     pub(crate) fn may_release(&self) -> bool {
-        self.0.ownership.may_release()
+        self.0.ownership.may_release() && !self.0.behind.load(Ordering::Acquire)
     }
 
     /// Unix milliseconds.
@@ -150,7 +154,14 @@ impl Observer<Coordinator> for Release {
                 }
             }
             meters.levels(hub);
+            if self.dispatch.0.behind.swap(false, Ordering::AcqRel) {
+                hub.wake_all();
+            }
         });
+    }
+
+    fn behind(&mut self) {
+        self.dispatch.0.behind.store(true, Ordering::Release);
     }
 }
 
@@ -166,4 +177,27 @@ fn dispatched(commits: &[Committed<'_, Coordinator>], stream: &StreamId) -> Hash
         _ => None,
     };
     transitions.filter_map(token).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hub::HubOptions;
+
+    #[test]
+    fn nothing_leaves_while_something_durable_has_not_been_seen() {
+        let env = Env::system();
+        let breaker_recovery = Duration::from_secs(1);
+        let hub = Hub::new(HubOptions { breaker_recovery });
+        let (owed, _commands) = mpsc::unbounded_channel();
+        let dispatch = Dispatch::new(hub, env.clone(), owed, Ownership::alone(&env));
+        let mut release = Release::new(dispatch.clone(), Arc::default(), Meters::default());
+        assert!(dispatch.may_release());
+        release.behind();
+        assert!(!dispatch.may_release());
+        release.committed(&[]);
+        assert!(dispatch.may_release());
+    }
 }

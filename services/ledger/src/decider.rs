@@ -227,6 +227,9 @@ pub struct Committed<'a, D: Decider + ?Sized> {
 pub trait Observer<D: Decider + ?Sized>: Send + 'static {
     /// One batch was committed. Events are in log order.
     fn committed(&mut self, commits: &[Committed<'_, D>]);
+
+    /// A batch is known to be durable, and [`Observer::committed`] follows only once states have been read again: whoever acts on earlier ones waits.
+    fn behind(&mut self) {}
 }
 
 /// Observes nothing.

@@ -108,7 +108,10 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
         let last = (first + batch.events.len() as u64).saturating_sub(1);
         if !batch.events.is_empty() {
             let absent = self.absent(&round);
-            self.recall(absent).await;
+            if !absent.is_empty() {
+                self.observer.behind();
+                self.recall(absent).await;
+            }
             let commit_millis = batch.commit_millis;
             self.log.push(
                 batch.events.iter().enumerate().map(|(at, row)| Recorded {

@@ -1,6 +1,7 @@
 //! A store under test: opened, closed, broken and opened again.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,11 +26,18 @@ pub(crate) enum Bench {
 /// What an observer saw: position, stream, version, event, state.
 pub(crate) type Seen = Arc<Mutex<Vec<(u64, String, u64, Event, Account)>>>;
 
-pub(crate) struct Watcher(Seen);
+pub(crate) struct Watcher {
+    seen: Seen,
+    behind: Arc<AtomicUsize>,
+}
 
 impl Observer<Accounts> for Watcher {
+    fn behind(&mut self) {
+        self.behind.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn committed(&mut self, commits: &[Committed<'_, Accounts>]) {
-        let mut seen = self.0.lock().expect("not poisoned");
+        let mut seen = self.seen.lock().expect("not poisoned");
         seen.extend(commits.iter().map(|one| {
             (
                 one.position,
@@ -45,6 +53,8 @@ impl Observer<Accounts> for Watcher {
 pub(crate) struct Open {
     pub(crate) ledger: Ledger<Accounts>,
     pub(crate) seen: Seen,
+    /// How often the observer was told that it is behind.
+    pub(crate) behind: Arc<AtomicUsize>,
     tasks: Tasks,
 }
 
@@ -197,7 +207,11 @@ pub(crate) async fn open(
     let tasks = Tasks::new();
     let seen = Seen::default();
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Balances { version })];
-    let watcher = Watcher(Arc::clone(&seen));
+    let behind = Arc::default();
+    let watcher = Watcher {
+        seen: Arc::clone(&seen),
+        behind: Arc::clone(&behind),
+    };
     let ledger = Ledger::open(
         config,
         Accounts::default(),
@@ -211,6 +225,7 @@ pub(crate) async fn open(
     Ok(Open {
         ledger,
         seen,
+        behind,
         tasks,
     })
 }

@@ -1,5 +1,7 @@
 //! Commits that fail, answers that are lost, full disks, crashes.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::join_all;
 use ledger::{Error, ExecuteError};
 
@@ -167,6 +169,8 @@ async fn a_commit_that_took_but_was_not_answered_is_found_and_answered() {
             2,
             "the observer saw it"
         );
+        let behind = open.behind.load(Ordering::Relaxed);
+        assert_eq!(behind, 1, "and was told that it is coming, once");
         assert_eq!(sum(&open).await, 6);
         assert_eq!(
             open.ledger
