@@ -14,7 +14,7 @@ use crate::hub::Hub;
 use crate::meters::Meters;
 use crate::ownership::Ownership;
 use crate::registry::Registry;
-use crate::saga;
+use crate::saga::{self, SagaState};
 
 /// A command that the coordinator gives itself: a timer, a silence, a saga taken out of a queue.
 pub type Owed = (StreamId, saga::Command);
@@ -137,12 +137,16 @@ impl Observer<Coordinator> for Release {
             for (at, commit) in commits.iter().enumerate() {
                 match (commit.event, commit.state) {
                     (Event::Saga(event), State::Saga(state)) => {
+                        meters.committed(commit.stream, event, state);
+                        if is_overtaken(&commits[at..], state) {
+                            hub.overtaken(commit.stream, commit.version, state, now);
+                            continue;
+                        }
                         if commit.version > 1 && hub.is_unmet(commit.stream, state) {
                             let fresh = dispatched(&commits[at..], commit.stream);
                             hub.recovered(commit.stream, state, &fresh, now);
                         }
                         hub.committed(commit.stream, commit.version, event, state, now);
-                        meters.committed(commit.stream, event, state);
                     }
                     (Event::Definition(_), State::Definition(record)) => {
                         registry.publish(commit.stream.key(), record.clone(), commit.version)
@@ -165,6 +169,21 @@ impl Observer<Coordinator> for Release {
     }
 }
 
+/// Whether more happened to the saga of the first of these than they say: another replica ran it while nobody knew whether they are durable.
+fn is_overtaken(commits: &[Committed<'_, Coordinator>], state: &SagaState) -> bool {
+    let Some((first, later)) = commits.split_first() else {
+        return false;
+    };
+    // Mostly it is its saga's last one.
+    let is_known = |version: u64| version == state.version();
+    let of_saga = |commit: &&Committed<'_, Coordinator>| commit.stream == first.stream;
+    !is_known(first.version)
+        && !later
+            .iter()
+            .filter(of_saga)
+            .any(|commit| is_known(commit.version))
+}
+
 /// Attempts of one saga that these events released.
 fn dispatched(commits: &[Committed<'_, Coordinator>], stream: &StreamId) -> HashSet<u64> {
     let of_saga = commits.iter().filter(|commit| commit.stream == stream);
@@ -183,21 +202,120 @@ fn dispatched(commits: &[Committed<'_, Coordinator>], stream: &StreamId) -> Hash
 mod tests {
     use std::time::Duration;
 
+    use sagamesh_api::saga::v1 as pb;
+
     use super::*;
+    use crate::decider::saga_stream;
     use crate::hub::HubOptions;
+    use crate::saga::Plan;
+
+    fn parts() -> (Dispatch, Release) {
+        let env = Env::system();
+        let breaker_recovery = Duration::from_secs(1);
+        let mut hub = Hub::new(HubOptions { breaker_recovery });
+        hub.hold(0, HashSet::new());
+        let (owed, _commands) = mpsc::unbounded_channel();
+        let dispatch = Dispatch::new(hub, env.clone(), owed, Ownership::alone(&env));
+        let release = Release::new(dispatch.clone(), Arc::default(), Meters::default());
+        (dispatch, release)
+    }
 
     #[test]
     fn nothing_leaves_while_something_durable_has_not_been_seen() {
-        let env = Env::system();
-        let breaker_recovery = Duration::from_secs(1);
-        let hub = Hub::new(HubOptions { breaker_recovery });
-        let (owed, _commands) = mpsc::unbounded_channel();
-        let dispatch = Dispatch::new(hub, env.clone(), owed, Ownership::alone(&env));
-        let mut release = Release::new(dispatch.clone(), Arc::default(), Meters::default());
+        let (dispatch, mut release) = parts();
         assert!(dispatch.may_release());
         release.behind();
         assert!(!dispatch.may_release());
         release.committed(&[]);
         assert!(dispatch.may_release());
+    }
+    /// A saga of one step, and what is recorded of it.
+    struct Records {
+        plan: Arc<Plan>,
+        state: SagaState,
+        events: Vec<Event>,
+    }
+
+    impl Records {
+        fn new() -> Self {
+            let call = pb::Call {
+                participant: "p".to_owned(),
+                action: "do".to_owned(),
+                compensation: "undo".to_owned(),
+                ..pb::Call::default()
+            };
+            let step = pb::Step {
+                name: "a".to_owned(),
+                phase: pb::Phase::Compensatable.into(),
+                kind: Some(pb::step::Kind::Call(call)),
+                ..pb::Step::default()
+            };
+            let definition = pb::Definition {
+                name: "test".to_owned(),
+                steps: vec![step],
+                ..pb::Definition::default()
+            };
+            Self {
+                plan: Arc::new(Plan::compile(&definition).expect("a valid definition")),
+                state: SagaState::new(),
+                events: Vec::new(),
+            }
+        }
+
+        fn happens(&mut self, command: &saga::Command) {
+            let transitions = saga::decide(&self.state, command, 1_000, 7).expect("decided");
+            let event = pb::SagaEvent {
+                version: 0,
+                event_time: Some(chassis::timestamp::from_millis(1_000)),
+                transitions,
+            };
+            saga::evolve(&mut self.state, &event, &self.plan).expect("evolved");
+            self.events.push(Event::Saga(event));
+        }
+    }
+
+    #[test]
+    fn what_another_replica_did_while_a_commit_was_in_doubt_is_not_missed() {
+        let mut records = Records::new();
+        let plan = Arc::clone(&records.plan);
+        records.happens(&saga::Command::Start(Box::new(saga::Start {
+            plan,
+            version_chosen: false,
+            input: Default::default(),
+            search_attributes: Default::default(),
+            deadline_millis: None,
+            traceparent: String::new(),
+            parent_span_id: 0,
+            shard: 0,
+        })));
+        let action = pb::Direction::Action;
+        let token = records.state.newest_attempt(0, action).expect("one").1;
+        // There the attempt ran out of time; the next one is due later.
+        records.happens(&saga::Command::AttemptTimedOut {
+            step: 0,
+            direction: action,
+            token,
+            cause: pb::UnknownCause::Timeout,
+        });
+        let stream = saga_stream("s");
+        let state = State::Saga(records.state);
+        let commit = |at: usize| Committed {
+            stream: &stream,
+            version: at as u64 + 1,
+            position: at as u64 + 1,
+            event: &records.events[at],
+            state: &state,
+            commit_millis: 1_000,
+        };
+        for known in [vec![commit(0)], vec![commit(0), commit(1)]] {
+            let (dispatch, mut release) = parts();
+            release.committed(&known);
+            let awaited = dispatch.look(|hub, _| hub.awaited(&stream));
+            assert_eq!(
+                awaited,
+                Some((0, 1)),
+                "its retry is waited for, and nothing else"
+            );
+        }
     }
 }

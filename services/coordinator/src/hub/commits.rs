@@ -70,6 +70,24 @@ impl Hub {
         !state.has_ended() && !self.sagas.contains_key(stream)
     }
 
+    /// An event of a saga became durable, and more happened to it since, elsewhere: only its state says what is owed.
+    pub(crate) fn overtaken(
+        &mut self,
+        stream: &StreamId,
+        version: u64,
+        state: &SagaState,
+        now: i64,
+    ) {
+        if self.has_watchers() {
+            self.recorded(stream, version);
+        }
+        if state.has_ended() {
+            self.ended(stream, state);
+        } else {
+            self.recovered(stream, state, &HashSet::new(), now);
+        }
+    }
+
     /// A saga of a shard is being asked for, to be taken in with [`Hub::resume`].
     pub(crate) fn resuming(&mut self, shard: i64, stream: &StreamId) {
         if let Some(held) = self.shards.get_mut(&shard) {
