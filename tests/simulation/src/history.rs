@@ -5,10 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ledger::Recorded;
 use payments::domain::Operation;
-use sagamesh_api::saga::v1::Direction;
+use sagamesh_api::saga::v1::{Direction, SagaEvent, transition};
 use tokio::time::Instant;
 
 use crate::dice::fnv;
+use crate::truth::saga_event;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -148,6 +149,9 @@ impl fmt::Display for Entry {
                 for event in events {
                     let hash = fnv(0, &event.data) >> 32;
                     write!(f, " {}#{}:{hash:08x}", event.stream, event.version)?;
+                    if let Some((_, event)) = saga_event(event) {
+                        write!(f, " ({})", happened(&event))?;
+                    }
                 }
                 Ok(())
             }
@@ -179,6 +183,16 @@ impl fmt::Display for Entry {
             What::Note(what) => f.write_str(what),
         }
     }
+}
+
+/// The names of what happened to a saga.
+fn happened(event: &SagaEvent) -> String {
+    let kinds = event.transitions.iter().flat_map(|one| &one.kind);
+    let name = |kind: &transition::Kind| {
+        let whole = format!("{kind:?}");
+        whole.split('(').next().unwrap_or_default().to_owned()
+    };
+    kinds.map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// The history of one simulation, while it is written.
