@@ -156,12 +156,15 @@ impl Engine {
     /// Returns once everything that was asked before is durable and seen. It is never shed.
     pub(crate) async fn flush(&self) {
         let (flushed, done) = oneshot::channel();
-        self.ledger.post_with(Command::Flush, move |_| {
+        self.ledger.post_with(Command::Flush, move |outcome| {
             // Nobody waits when the process stops.
-            let _ = flushed.send(());
+            let _ = flushed.send(matches!(outcome, Err(ExecuteError::Unavailable)));
         });
-        // Without an answer the ledger has stopped, and everything is done.
-        drop(done.await);
+        let stopping = done.await.unwrap_or(true);
+        if stopping {
+            // It takes nothing any more; what it has taken it still writes.
+            self.ledger.finished().await;
+        }
     }
 
     /// Definitions as they are on record now, whichever replica wrote them.

@@ -321,6 +321,10 @@ impl Keeper {
         let Inner { engine, shards, .. } = &*self.0;
         let leaving = async {
             self.drain().await;
+            // Nothing is decided any more that would be written after this replica has said that it is gone.
+            for fence in engine.ownership.held() {
+                engine.ownership.lose(fence);
+            }
             engine.flush().await;
             shards.leave().await
         };

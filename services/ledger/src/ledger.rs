@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chassis::{Env, Tasks};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::committer::{Answer, Committer, CommitterOptions, Executed, Outcome, Parts, Request};
 use crate::config::StoreConfig;
@@ -45,6 +46,8 @@ struct Shared<D: Decider> {
     capacity: usize,
     followers: Followers,
     tasks: Tasks,
+    /// Cancelled once the committer has ended.
+    finished: CancellationToken,
 }
 
 impl<D: Decider> Ledger<D> {
@@ -96,7 +99,12 @@ impl<D: Decider> Ledger<D> {
             commits: Arc::clone(&commits),
             stop: tasks.token(),
         });
-        tasks.spawn_essential("ledger-committer", committer.run());
+        let finished = CancellationToken::new();
+        let guard = finished.clone().drop_guard();
+        tasks.spawn_essential("ledger-committer", async move {
+            let _guard = guard;
+            committer.run().await;
+        });
         tasks.spawn_essential(
             "ledger-upkeep",
             upkeep(Arc::clone(&store), env.clone(), retention, tasks.clone()),
@@ -117,6 +125,7 @@ impl<D: Decider> Ledger<D> {
             capacity,
             followers,
             tasks: tasks.clone(),
+            finished,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -347,6 +356,11 @@ impl<D: Decider> Ledger<D> {
     pub fn shards(&self, me: Member, lease: Duration) -> Option<Shards> {
         let table = self.shared.store.leases()?;
         Some(Shards::new(table, Arc::clone(&self.shared.log), me, lease))
+    }
+
+    /// Returns once nothing is written any more: the process was told to stop, and what had been asked before has been carried out, or given up.
+    pub async fn finished(&self) {
+        self.shared.finished.cancelled().await;
     }
 
     /// Closes the database. Call it after the tasks have ended; without it the next open replays the write-ahead log.
