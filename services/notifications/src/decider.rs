@@ -6,7 +6,9 @@ use ledger::{Cursor, Decision, StreamId, View};
 use participant::Outcome;
 use participant::barrier::{Key, inbox};
 use prost::Message as _;
-use sagamesh_api::shop::notifications::v1::{NotificationRecorded, NotificationSent};
+use sagamesh_api::shop::notifications::v1::{
+    NotificationFailed, NotificationRecorded, NotificationSent,
+};
 
 use crate::domain::{
     NotificationEvent, NotificationRecord, OrderNews, needs, notification_id, tell,
@@ -31,6 +33,13 @@ pub enum Command {
     },
     /// The notification of this id was handed over.
     Sent(String),
+    /// The notification of this id was refused for good and is given up.
+    Failed {
+        /// Which.
+        id: String,
+        /// Why. Names nobody.
+        reason: String,
+    },
 }
 
 /// The stream of a notification.
@@ -64,14 +73,14 @@ impl ledger::Decider for Notifications {
             Command::Step { note, .. } => {
                 vec![stream(&notification_id(&note.order_id, note.kind()))]
             }
-            Command::Sent(id) => vec![stream(id)],
+            Command::Sent(id) | Command::Failed { id, .. } => vec![stream(id)],
         }
     }
 
     fn inbox_keys(&self, command: &Command) -> Vec<String> {
         match command {
             Command::Step { key, .. } => inbox::keys(key).into(),
-            Command::Follow { .. } | Command::Sent(_) => Vec::new(),
+            Command::Follow { .. } | Command::Sent(_) | Command::Failed { .. } => Vec::new(),
         }
     }
 
@@ -96,6 +105,10 @@ impl ledger::Decider for Notifications {
                 let stream = stream(id);
                 Decision::new(None).events(&stream, view.state(&stream).sent())
             }
+            Command::Failed { id, reason } => {
+                let stream = stream(id);
+                Decision::new(None).events(&stream, view.state(&stream).failed(reason))
+            }
         })
     }
 
@@ -108,6 +121,10 @@ impl ledger::Decider for Notifications {
             NotificationEvent::Sent(message) => {
                 message.encode_raw(buffer);
                 "shop.notifications.v1.NotificationSent"
+            }
+            NotificationEvent::Failed(message) => {
+                message.encode_raw(buffer);
+                "shop.notifications.v1.NotificationFailed"
             }
         }
     }
@@ -132,6 +149,9 @@ pub fn decode(type_name: &str, data: &[u8]) -> Result<NotificationEvent, ledger:
         }
         "shop.notifications.v1.NotificationSent" => {
             NotificationSent::decode(data).map(NotificationEvent::Sent)
+        }
+        "shop.notifications.v1.NotificationFailed" => {
+            NotificationFailed::decode(data).map(NotificationEvent::Failed)
         }
         _ => {
             return Err(ledger::Error::decode(

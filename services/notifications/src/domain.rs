@@ -7,9 +7,14 @@
 //! ```text
 //!              record (with a recipient)            sent
 //!  (nothing) --------------------------> PENDING -----------> SENT
+//!      |                                    |                   ^
+//!      |                                    | failed            | sent
+//!      |                                    +--------------> FAILED
 //!      |         record (without one)
 //!      +-------------------------------> RECORDED
 //! ```
+//!
+//! A process may hand over what another one has just given up: then it was sent.
 
 mod feed;
 #[cfg(test)]
@@ -20,7 +25,8 @@ pub use feed::{OrderNews, needs, tell};
 pub use text::{Line, Total, compose};
 
 use sagamesh_api::shop::notifications::v1::{
-    Notification, NotificationKind, NotificationRecorded, NotificationSent, NotificationState,
+    Notification, NotificationFailed, NotificationKind, NotificationRecorded, NotificationSent,
+    NotificationState,
 };
 
 /// Something that happened to a notification: the messages of `shop/notifications/v1/events.proto`.
@@ -30,6 +36,8 @@ pub enum NotificationEvent {
     Recorded(NotificationRecorded),
     /// It was handed over.
     Sent(NotificationSent),
+    /// It was refused for good, and is not tried again.
+    Failed(NotificationFailed),
 }
 
 /// A notification as its events tell it.
@@ -39,6 +47,8 @@ pub struct NotificationRecord {
     pub recorded: Option<Box<NotificationRecorded>>,
     /// It was handed over at least once.
     pub sent: bool,
+    /// Why it was given up, if it was.
+    pub failure: Option<String>,
 }
 
 impl NotificationRecord {
@@ -49,6 +59,7 @@ impl NotificationRecord {
             None => NotificationState::Unspecified,
             Some(recorded) if recorded.recipient.is_empty() => NotificationState::Recorded,
             Some(_) if self.sent => NotificationState::Sent,
+            Some(_) if self.failure.is_some() => NotificationState::Failed,
             Some(_) => NotificationState::Pending,
         }
     }
@@ -71,8 +82,20 @@ impl NotificationRecord {
     /// It was handed over. Nothing when that is known, or when there was nothing to hand over.
     #[must_use]
     pub fn sent(&self) -> Vec<NotificationEvent> {
+        match self.state() {
+            NotificationState::Pending | NotificationState::Failed => {
+                vec![NotificationEvent::Sent(NotificationSent {})]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// It was refused for good, for this reason. Nothing when it is not owed.
+    #[must_use]
+    pub fn failed(&self, reason: &str) -> Vec<NotificationEvent> {
         if self.is_owed() {
-            vec![NotificationEvent::Sent(NotificationSent {})]
+            let reason = reason.to_owned();
+            vec![NotificationEvent::Failed(NotificationFailed { reason })]
         } else {
             Vec::new()
         }
@@ -85,6 +108,7 @@ impl NotificationRecord {
                 self.recorded = Some(Box::new(recorded.clone()))
             }
             NotificationEvent::Sent(_) => self.sent = true,
+            NotificationEvent::Failed(failed) => self.failure = Some(failed.reason.clone()),
         }
     }
 
@@ -100,6 +124,7 @@ impl NotificationRecord {
             state: self.state().into(),
             create_time: None,
             send_time: None,
+            failure: String::new(),
         })
     }
 }

@@ -9,7 +9,7 @@
 //!   the notification is durably recorded. Handing it over is owed from there on: a mail server that is down never holds up a saga.
 //! - **The outbox**: hands over what is owed, through a [`mail::Mailer`]: files in `<data-dir>/outbox/<id>.eml` by default, SMTP when a server is
 //!   configured. At least once: a crash between handing over and marking it sends the mail again, with the same Message-ID. What a mail server refuses
-//!   for good stays owed and is tried again now and then.
+//!   for good is tried again for about a day (30 times, an hour apart in the end, counted from the process's start) and has FAILED then.
 //! - **`shop.notifications.v1.NotificationService`**: ListNotifications.
 //!
 //! A notification without a recipient (or with something that is no address) is RECORDED and never sent.
@@ -17,7 +17,7 @@
 //! # Where to look
 //!
 //! [`domain`] is pure and holds the rules and the words; [`decider`] puts it on the ledger; `feed` follows orders; `steps` does what sagas ask;
-//! `outbox` sends; [`mail`] are the ways to send; [`projection`] is the read side.
+//! `queue` says whose turn it is and `outbox` sends; [`mail`] are the ways to send; [`projection`] is the read side.
 
 mod backoff;
 pub mod decider;
@@ -27,6 +27,7 @@ pub mod mail;
 mod outbox;
 pub mod projection;
 mod queries;
+mod queue;
 mod service;
 mod steps;
 

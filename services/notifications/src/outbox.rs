@@ -1,7 +1,6 @@
 //! Hands over what is owed, at least once: a notification is marked as sent after the mailer took it, so that a crash in between sends it again,
 //! with the same Message-ID.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use ledger::{Committed, Ledger};
 use lettre::message::Mailbox;
-use sagamesh_api::shop::notifications::v1::NotificationRecorded;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
@@ -23,23 +22,24 @@ use crate::domain::NotificationEvent;
 use crate::mail::{self, MailError, Mailer};
 use crate::projection::NOTIFICATIONS;
 use crate::queries::Queries;
+use crate::queue::{Note, Queue};
 
 /// Mails that are handed over at the same time.
 const AT_ONCE: usize = 16;
-/// Notifications that are looked after at the same time: handed over, or waiting for their next try.
-const ACTIVE: usize = 4_096;
+/// Notifications that are under way at the same time: read, handed over, marked.
+const PLACES: usize = 4_096;
 /// How often what nobody looks after is searched for.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Only older ones: the newer are under way in the process that recorded them.
 const SWEEP_AGE_MILLIS: i64 = 60_000;
 /// Notifications per query.
 const PAGE: usize = 500;
-
-/// A notification that is owed, with its text when that is at hand.
-pub(crate) struct Note {
-    id: String,
-    recorded: Option<Box<NotificationRecorded>>,
-}
+/// After so many refusals for good, about a day, a notification has failed: long enough for somebody to mend a mail server that refuses everything.
+const REFUSALS: u32 = 30;
+/// The first wait after a failure that passes, and the longest.
+const PASSING: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// The same after a refusal for good.
+const LASTING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 
 /// Tells the task about commits.
 pub(crate) struct Observer {
@@ -52,10 +52,10 @@ impl ledger::Observer<Notifications> for Observer {
             if let NotificationEvent::Recorded(recorded) = commit.event
                 && commit.state.is_owed()
             {
-                let note = Note {
-                    id: commit.stream.key().to_owned(),
-                    recorded: Some(Box::new(recorded.clone())),
-                };
+                let note = Note::new(
+                    commit.stream.key().to_owned(),
+                    Some(Box::new(recorded.clone())),
+                );
                 // The receiver is gone only when the process ends.
                 let _ = self.notes.send(note);
             }
@@ -86,7 +86,8 @@ impl Outbox {
 }
 
 enum Done {
-    Sent(String),
+    Settled(String),
+    Failed(Note, Duration),
     Swept(Vec<String>),
 }
 
@@ -98,84 +99,77 @@ pub(crate) async fn run(
 ) {
     let outbox = Arc::new(outbox);
     let mut running: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
-    let mut active: BTreeMap<String, ()> = BTreeMap::new();
-    let mut waiting: VecDeque<Note> = VecDeque::new();
+    let mut queue = Queue::new(PLACES);
     running.push(first_sweep(Arc::clone(&outbox)).map(Done::Swept).boxed());
     loop {
         tokio::select! {
             biased;
             () = token.cancelled() => return,
             note = notes.recv() => match note {
-                Some(mut note) => {
-                    if waiting.len() >= ACTIVE {
-                        // It is read again when its turn comes.
-                        note.recorded = None;
-                    }
-                    waiting.push_back(note);
-                }
+                Some(note) => queue.add(note),
                 None => return,
             },
             Some(done) = running.next() => match done {
-                Done::Sent(id) => drop(active.remove(&id)),
+                Done::Settled(id) => queue.done(&id),
+                Done::Failed(note, wait) => queue.again(note, Instant::now() + wait),
                 Done::Swept(found) => {
-                    waiting.extend(found.into_iter().map(|id| Note { id, recorded: None }));
+                    found.into_iter().for_each(|id| queue.add(Note::new(id, None)));
                     running.push(next_sweep(Arc::clone(&outbox)).map(Done::Swept).boxed());
                 }
             },
+            () = due(queue.next_at()) => {}
         }
-        while active.len() < ACTIVE {
-            let Some(Note { id, recorded }) = waiting.pop_front() else {
-                break;
-            };
-            if active.insert(id.clone(), ()).is_none() {
-                running.push(
-                    hand_over(Arc::clone(&outbox), id, recorded)
-                        .map(Done::Sent)
-                        .boxed(),
-                );
-            }
+        while let Some(note) = queue.next(Instant::now()) {
+            running.push(hand_over(Arc::clone(&outbox), note).boxed());
         }
-        metrics::gauge!("notifications_owed").set((active.len() + waiting.len()) as f64);
+        metrics::gauge!("notifications_owed").set(queue.len() as f64);
     }
 }
 
-/// One notification, until it is handed over and marked so.
-async fn hand_over(
-    outbox: Arc<Outbox>,
-    id: String,
-    recorded: Option<Box<NotificationRecorded>>,
-) -> String {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
-    let mut lasting = Backoff::new(Duration::from_secs(60), Duration::from_secs(3_600));
-    let mut recorded = recorded;
-    let mut sent = false;
-    loop {
-        let wait = match outbox.step(&id, &mut recorded, &mut sent).await {
-            Ok(()) => return id,
-            Err(error) => {
-                metrics::counter!("notifications_send_failures_total", "mailer" => outbox.mailer.kind()).increment(1);
-                let wait = match error {
-                    MailError::Passing(_) => backoff.next(&outbox.env),
-                    MailError::Lasting(_) => lasting.next(&outbox.env),
-                };
-                tracing::warn!(notification_id = id, %error, ?wait, "a notification was not handed over, trying again");
-                wait
-            }
-        };
-        tokio::time::sleep(wait).await;
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
+}
+
+/// One try to hand a notification over and to mark it so. It never waits for the next one: that would take the place of others.
+async fn hand_over(outbox: Arc<Outbox>, mut note: Note) -> Done {
+    let Err(error) = outbox.step(&mut note).await else {
+        return Done::Settled(note.id);
+    };
+    metrics::counter!("notifications_send_failures_total", "mailer" => outbox.mailer.kind())
+        .increment(1);
+    let wait = match &error {
+        MailError::Passing(_) => next_wait(&mut note.tries.passing, PASSING, &outbox.env),
+        MailError::Lasting(why) => {
+            note.tries.refusals += 1;
+            if note.tries.refusals >= REFUSALS && outbox.give_up(&note, why).await {
+                return Done::Settled(note.id);
+            }
+            next_wait(&mut note.tries.lasting, LASTING, &outbox.env)
+        }
+    };
+    tracing::warn!(notification_id = note.id, %error, ?wait, "a notification was not handed over, trying again");
+    Done::Failed(note, wait)
+}
+
+fn next_wait(
+    backoff: &mut Option<Backoff>,
+    (first, limit): (Duration, Duration),
+    env: &Env,
+) -> Duration {
+    backoff
+        .get_or_insert_with(|| Backoff::new(first, limit))
+        .next(env)
 }
 
 impl Outbox {
     /// Goes as far as it can: reads the text, hands it over, marks it as sent.
-    async fn step(
-        &self,
-        id: &str,
-        recorded: &mut Option<Box<NotificationRecorded>>,
-        sent: &mut bool,
-    ) -> Result<(), MailError> {
+    async fn step(&self, note: &mut Note) -> Result<(), MailError> {
+        let id = note.id.as_str();
         let passing = |error: &dyn std::fmt::Display| MailError::Passing(error.to_string());
-        if recorded.is_none() {
+        if note.recorded.is_none() {
             let (state, _) = self
                 .ledger
                 .load(&stream(id))
@@ -184,18 +178,19 @@ impl Outbox {
             if !state.is_owed() {
                 return Ok(());
             }
-            *recorded = state.recorded;
+            note.recorded = state.recorded;
         }
-        let Some(note) = recorded else { return Ok(()) };
-        if !*sent {
-            let mail = mail::write(id, note, &self.from, &self.env)?;
-            // Waiting for the next try holds no slot.
+        let Some(recorded) = &note.recorded else {
+            return Ok(());
+        };
+        if !note.tries.sent {
+            let mail = mail::write(id, recorded, &self.from, &self.env)?;
             let _slot = self
                 .slots
                 .acquire()
                 .await
                 .map_err(|error| passing(&error))?;
-            let span = self.span(id, &note.traceparent);
+            let span = self.span(id, &recorded.traceparent);
             let taken = self.mailer.send(&mail).instrument(span.clone()).await;
             if taken.is_err() {
                 trace::failed(&span, "mailer");
@@ -204,11 +199,36 @@ impl Outbox {
             taken?;
             metrics::counter!("notifications_sent_total", "mailer" => self.mailer.kind())
                 .increment(1);
-            *sent = true;
+            note.tries.sent = true;
         }
         match self.ledger.execute(Command::Sent(id.to_owned())).await {
             Ok(_) => Ok(()),
             Err(error) => Err(passing(&error)),
+        }
+    }
+
+    /// Puts on record that it failed; whether that worked.
+    async fn give_up(&self, note: &Note, why: &str) -> bool {
+        let command = Command::Failed {
+            id: note.id.clone(),
+            reason: why.to_owned(),
+        };
+        match self.ledger.execute(command).await {
+            Ok(_) => {
+                metrics::counter!("notifications_failed_total", "mailer" => self.mailer.kind())
+                    .increment(1);
+                tracing::error!(
+                    notification_id = note.id,
+                    why,
+                    refusals = note.tries.refusals,
+                    "a notification has failed and is not tried again: reach the customer in another way"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::warn!(notification_id = note.id, %error, "that a notification has failed could not be put on record");
+                false
+            }
         }
     }
 }
@@ -267,3 +287,6 @@ async fn sweep(outbox: &Outbox, before_millis: i64) -> Vec<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use ledger::sql::{Dialect, Tx, Value};
 use ledger::{BoxFuture, Projection, Recorded, params};
 use prost::Message as _;
+use prost_types::Timestamp;
 use sagamesh_api::shop::notifications::v1::{Notification, NotificationState};
 
 use crate::decider::decode;
@@ -40,7 +41,7 @@ impl Projection for NotificationsProjection {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn schema(&self, _dialect: Dialect) -> &'static [&'static str] {
@@ -62,22 +63,21 @@ impl Projection for NotificationsProjection {
                 let id = recorded.stream.key();
                 let time = Some(chassis::timestamp::from_millis(recorded.commit_millis));
                 let event = decode(&recorded.type_name, &recorded.data)?;
-                if let NotificationEvent::Recorded(_) = event {
-                    let mut record = NotificationRecord::default();
-                    record.evolve(&event);
-                    if let Some(notification) = record.describe(id) {
-                        changed.insert(id, Notification { create_time: time, ..notification });
+                let mut shown = match &event {
+                    NotificationEvent::Recorded(_) => {
+                        let mut record = NotificationRecord::default();
+                        record.evolve(&event);
+                        record.describe(id)
                     }
-                    continue;
-                }
-                let known = match changed.remove(id) {
-                    Some(notification) => Some(notification),
-                    None => stored(tx, id).await?,
+                    _ => match changed.remove(id) {
+                        Some(notification) => Some(notification),
+                        None => stored(tx, id).await?,
+                    },
                 };
-                if let Some(notification) = known {
-                    let state = NotificationState::Sent.into();
-                    changed.insert(id, Notification { state, send_time: time, ..notification });
+                if let Some(notification) = &mut shown {
+                    show(notification, &event, time);
                 }
+                changed.extend(shown.map(|notification| (id, notification)));
             }
             tx.execute_rows(
                 "INSERT INTO notifications (notification_id, order_id, customer_id, state, created, data) VALUES",
@@ -88,6 +88,22 @@ impl Projection for NotificationsProjection {
             Ok(())
         }
         .boxed()
+    }
+}
+
+/// Makes a notification look as after this event.
+fn show(notification: &mut Notification, event: &NotificationEvent, time: Option<Timestamp>) {
+    match event {
+        NotificationEvent::Recorded(_) => notification.create_time = time,
+        NotificationEvent::Sent(_) => {
+            notification.set_state(NotificationState::Sent);
+            notification.send_time = time;
+            notification.failure.clear();
+        }
+        NotificationEvent::Failed(failed) => {
+            notification.set_state(NotificationState::Failed);
+            notification.failure.clone_from(&failed.reason);
+        }
     }
 }
 

@@ -138,7 +138,7 @@ pub struct Reservation {
 pub struct Notification {
     /// CONFIRMATION, REJECTION, REFUND or RECEIPT.
     pub kind: String,
-    /// PENDING, SENT or RECORDED.
+    /// PENDING, SENT, RECORDED (there was no address) or FAILED (the mail server refused it for about a day).
     pub state: String,
     /// When it was recorded (RFC 3339).
     pub create_time: String,

@@ -53,12 +53,14 @@ fn every_transition_is_as_the_table_says() {
     let pending = after(&nothing, &nothing.record(&note("a@b")));
     let recorded = after(&nothing, &nothing.record(&note("")));
     let sent = after(&pending, &pending.sent());
-    use NotificationState::{Pending, Recorded, Sent, Unspecified};
-    for (record, state, after_record, after_sent) in [
-        (&nothing, Unspecified, Pending, Unspecified),
-        (&pending, Pending, Pending, Sent),
-        (&recorded, Recorded, Recorded, Recorded),
-        (&sent, Sent, Sent, Sent),
+    let failed = after(&pending, &pending.failed("550"));
+    use NotificationState::{Failed, Pending, Recorded, Sent, Unspecified};
+    for (record, state, after_record, after_sent, after_failed) in [
+        (&nothing, Unspecified, Pending, Unspecified, Unspecified),
+        (&pending, Pending, Pending, Sent, Failed),
+        (&recorded, Recorded, Recorded, Recorded, Recorded),
+        (&sent, Sent, Sent, Sent, Sent),
+        (&failed, Failed, Failed, Sent, Failed),
     ] {
         assert_eq!(record.state(), state);
         assert_eq!(record.is_owed(), state == Pending);
@@ -72,6 +74,9 @@ fn every_transition_is_as_the_table_says() {
             after_sent,
             "sent in {state:?}"
         );
+        let failed = after(record, &record.failed("550"));
+        assert_eq!(failed.state(), after_failed, "failed in {state:?}");
+        assert!(failed.failed("550").is_empty());
         // Twice is once.
         let once = after(record, &record.sent());
         assert!(once.sent().is_empty());
