@@ -112,6 +112,14 @@ impl std::fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// Most field violations that a status carries.
+const MAX_FIELDS: usize = 20;
+/// Most bytes of a status's details: 4 KiB in base64, as they are sent. Clients take 8 KiB of headers by default (grpc-java), and one that gets more
+/// resets the stream: its caller would then see an error of the transport instead of this one.
+const MAX_DETAILS: usize = 3 * 1024;
+/// Most bytes of a message, which is sent twice: in the details too, and in a header that may need three bytes for one.
+const MAX_MESSAGE: usize = 1024;
+
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
         let Inner {
@@ -119,28 +127,41 @@ impl From<Problem> for Status {
             code,
             reason,
             message,
-            fields,
+            mut fields,
             retry_after,
-            metadata,
+            mut metadata,
         } = *problem.0;
-        let mut details = ErrorDetails::with_error_info(
-            reason,
-            domain.0,
-            metadata.into_iter().collect::<HashMap<_, _>>(),
-        );
-        if !fields.is_empty() {
-            details.set_bad_request(
-                fields
-                    .into_iter()
-                    .map(|(field, description)| FieldViolation::new(field, description))
-                    .collect::<Vec<_>>(),
-            );
+        let message = cut(message);
+        fields.truncate(MAX_FIELDS);
+        // What does not fit is left out from the end: first violations, then metadata.
+        loop {
+            let info = metadata.iter().cloned().collect::<HashMap<_, _>>();
+            let mut details = ErrorDetails::with_error_info(reason, domain.0, info);
+            if !fields.is_empty() {
+                let fields = fields.iter().cloned();
+                let violations = fields.map(|(field, text)| FieldViolation::new(field, text));
+                details.set_bad_request(violations.collect::<Vec<_>>());
+            }
+            if let Some(delay) = retry_after {
+                details.set_retry_info(Some(delay));
+            }
+            let status = Status::with_error_details(code, message.as_str(), details);
+            if status.details().len() <= MAX_DETAILS
+                || (fields.pop().is_none() && metadata.pop().is_none())
+            {
+                return status;
+            }
         }
-        if let Some(delay) = retry_after {
-            details.set_retry_info(Some(delay));
-        }
-        Status::with_error_details(code, message, details)
     }
+}
+
+fn cut(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        let end = message.floor_char_boundary(MAX_MESSAGE - '…'.len_utf8());
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// Everything that is wrong with a request, collected before it is refused.
@@ -255,5 +276,48 @@ mod tests {
             (Code::InvalidArgument, "a: is missing (and 1 more)")
         );
         assert_eq!(fields(&problem.into()).len(), 2);
+    }
+
+    #[test]
+    fn details_fit_into_the_headers_that_clients_take() {
+        let many = |count: usize, description: &str| {
+            let mut violations = Violations::new();
+            for index in 0..count {
+                violations.add(format!("lines[{index}].quantity"), description);
+            }
+            ERRORS.invalid(violations)
+        };
+        let with_metadata = (0..500).fold(
+            ERRORS.problem(
+                Code::FailedPrecondition,
+                "INSUFFICIENT_STOCK",
+                "ü".repeat(5_000),
+            ),
+            |problem, index| problem.metadata(format!("sku-{index}"), "requested=2 available=1"),
+        );
+        for (problem, some_fields) in [
+            (many(200, "must be from 1 to 10,000"), true),
+            (many(200, &"x".repeat(500)), true),
+            (many(1, &"x".repeat(50_000)), false),
+            (with_metadata, false),
+        ] {
+            let expected = (problem.code(), problem.reason());
+            let mut headers = http::HeaderMap::new();
+            Status::from(problem)
+                .add_header(&mut headers)
+                .expect("a status fits into headers");
+            let details = headers["grpc-status-details-bin"].len();
+            let all: usize = headers.values().map(|value| value.len()).sum();
+            assert!(details <= 4_096 && all <= 7_680, "{details} of {all}");
+            let back = Status::from_header_map(&headers).expect("a status");
+            assert_eq!(
+                (back.code(), reason(&back).as_deref()),
+                (expected.0, Some(expected.1))
+            );
+            let violations = fields(&back);
+            assert_eq!(!violations.is_empty(), some_fields);
+            assert!(violations.len() <= MAX_FIELDS);
+        }
+        assert_eq!(fields(&many(200, "is wrong").into()).len(), MAX_FIELDS);
     }
 }

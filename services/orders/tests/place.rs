@@ -9,6 +9,7 @@ use sagamesh_api::saga::v1::{Definition, DefinitionVersion, value};
 use sagamesh_api::shop::orders::v1::{
     ListOrdersRequest, OrderLine, OrderStatus, PlaceOrderRequest,
 };
+use sagamesh_api::shop::v1::Money;
 use support::{Mood, World, eur, line, reason, request};
 use tonic::Code;
 
@@ -127,6 +128,33 @@ async fn bad_requests_are_refused_field_by_field() {
     assert!(!info.metadata.contains_key("tea"));
     orders.stop().await;
     assert_eq!(world.coordinator.with(|state| state.start_calls), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_is_wrong_everywhere_is_refused_like_any_other() {
+    let world = World::new().await;
+    let orders = world.orders().await;
+    let wrong = OrderLine {
+        sku: "no sku".to_owned(),
+        quantity: 0,
+        unit_price: Some(Money {
+            minor_units: -1,
+            currency: "?".to_owned(),
+        }),
+    };
+    let bad = PlaceOrderRequest {
+        lines: vec![wrong; 50],
+        ..request()
+    };
+    let status = orders.place(&bad).await.expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(
+        status.message().contains("(and 199 more)"),
+        "{}",
+        status.message()
+    );
+    assert!(!chassis::problem::fields(&status).is_empty());
+    orders.stop().await;
 }
 
 #[tokio::test]

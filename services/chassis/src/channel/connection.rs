@@ -19,6 +19,9 @@ use crate::env::Connector;
 /// Where a sidecar is to send a request.
 const DESTINATION: HeaderName = HeaderName::from_static("l5d-dst-override");
 
+/// Most bytes of a peer's headers: as much as a sidecar lets through. More than that resets the stream.
+const HEADER_LIST_BYTES: u32 = 32 * 1024;
+
 type Sender = SendRequest<Body>;
 /// One attempt, waited for by every call that needs it.
 type Attempt = Shared<BoxFuture<'static, Result<Sender, Arc<str>>>>;
@@ -157,6 +160,7 @@ async fn connect(connector: Connector, uri: Uri) -> Result<Sender, Arc<str>> {
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            .max_header_list_size(HEADER_LIST_BYTES)
             // A peer that vanished without a word is noticed while calls wait for it.
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5));

@@ -86,6 +86,13 @@ impl NotificationService for Fake {
             ("fail", _) => Err(chassis::Domain("fake.sagamesh")
                 .invalid_field("order_id", "is wrong on purpose")
                 .into()),
+            ("headers", bytes) => {
+                let mut long = Status::not_found("with long headers");
+                let value = "x".repeat(bytes.parse().expect("a number"));
+                long.metadata_mut()
+                    .insert("x-long", value.parse().expect("ascii"));
+                Err(long)
+            }
             ("context", _) => {
                 let remaining = chassis::deadline::remaining()
                     .map_or(-1, |left| i64::try_from(left.as_millis()).expect("short"));

@@ -70,6 +70,18 @@ async fn calls_share_one_connection() {
 }
 
 #[tokio::test]
+async fn as_many_headers_as_a_sidecar_lets_through_are_taken() {
+    let server = start();
+    let mut client =
+        NotificationServiceClient::new(chassis::channel(&Env::system(), &server.url()));
+    let status = client
+        .list_notifications(ask("headers 24576"))
+        .await
+        .expect_err("not found");
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_in_a_stream_is_unavailable() {
     let server = start_with(|config| config.server.drain_timeout = std::time::Duration::ZERO);
     let mut feed = FeedServiceClient::new(chassis::channel(&Env::system(), &server.url()));
