@@ -9,7 +9,7 @@ use participant::barrier::Key;
 use participant::ledger_barrier::{self, Entry};
 use sagamesh_api::saga::v1::Direction;
 
-use crate::domain::{self, Details, Ending, Event, Next, Payment};
+use crate::domain::{self, Details, Ending, Event, Next, Operation, Payment};
 
 /// The decider of payments.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,8 +81,6 @@ impl Decider for Payments {
             .map_err(|error| Damaged(format!("a barrier row cannot be read: {error}")))?;
         let no_op = match entry {
             Entry::Proceed => None,
-            // Nothing final is on record of the action, but the payment is: its intent at least, or more if the barrier's row was too
-            // old to be kept. That is to be undone.
             Entry::Answer(_, rows) if unsettled(&command.key, payment, rows.len()) => Some(rows),
             Entry::Answer(outcome, rows) => {
                 let mut decision = Decision::new(Reply::Done(outcome));
@@ -129,10 +127,17 @@ impl Decider for Payments {
     }
 }
 
-/// Whether a compensation that the barrier would record as a no-op meets an action that stopped half-way. The barrier then writes
-/// two rows: the compensation's, and one that keeps the action out.
+/// Whether a compensation that the barrier would record as a no-op has something to undo all the same.
+///
+/// - The barrier would write two rows, the compensation's and one that keeps the action out: nothing final is on record of the action, but the
+///   payment is, its intent at least, or more if the barrier's row was too old to be kept.
+/// - It would write one, since the action was rejected, but an undo has begun: it was begun before another attempt of the action came and was
+///   rejected for it. It is finished. Without one, the action was rejected for what is not this saga's to undo: another payment of this id.
 fn unsettled(key: &Key, payment: &Payment, rows: usize) -> bool {
-    key.direction == Direction::Compensation && rows == 2 && payment.details.is_some()
+    let undoing = matches!(payment.open, Some(Operation::Void | Operation::Refund));
+    key.direction == Direction::Compensation
+        && payment.details.is_some()
+        && (rows == 2 || rows == 1 && undoing)
 }
 
 fn details_after(payment: &Payment, events: &[Event]) -> Option<Details> {
@@ -152,3 +157,6 @@ fn outcome(ending: Ending) -> Outcome {
 pub(crate) fn stream(payment_id: &str) -> StreamId {
     StreamId::of("payment", payment_id)
 }
+
+#[cfg(test)]
+mod tests;
