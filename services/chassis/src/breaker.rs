@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::env::Env;
+
 /// A circuit breaker; a clone is the same breaker.
 #[derive(Clone, Debug)]
 pub struct Breaker {
@@ -24,10 +26,23 @@ pub struct Breaker {
     recovery_millis: u64,
 }
 
-/// Refused: the breaker is open. Try again after this time.
+/// When to ask again while a probe is under way.
+const WHILE_PROBING: Duration = Duration::from_secs(1);
+
+/// Refused: the breaker is open. It lets nobody through before this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the circuit breaker is open, try again in {0:?}")]
 pub struct RetryAfter(pub Duration);
+
+impl RetryAfter {
+    /// The time to tell a caller: up to a quarter longer, so that not all come back at the same moment.
+    #[must_use]
+    pub fn hint(self, env: &Env) -> Duration {
+        let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let more = env.entropy.next_u64() % (millis / 4 + 1);
+        Duration::from_millis(millis.saturating_add(more))
+    }
+}
 
 /// What the breaker does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +85,8 @@ impl Breaker {
             let since = match unpack(word) {
                 State::Closed { .. } => return Ok(self.permit(now, None)),
                 State::Open { since_millis } => since_millis,
-                State::Probing { since_millis } => {
-                    // Its permit is alive, since dropping it decides. Not shorter than a second: a probe that takes longer than the
-                    // recovery must not be asked after all the time.
-                    return Err(RetryAfter(
-                        self.left(since_millis, now).max(Duration::from_secs(1)),
-                    ));
-                }
+                // Its permit is alive, since dropping it decides, and that may be in a moment.
+                State::Probing { .. } => return Err(RetryAfter(WHILE_PROBING)),
             };
             let left = self.left(since, now);
             if !left.is_zero() {

@@ -50,7 +50,7 @@ impl Inventory {
                 return Err(unavailable(
                     "inventory has failed repeatedly and is left alone for a while",
                 )
-                .retry_after(open.0));
+                .retry_after(open.hint(&self.env)));
             }
         };
         let lines = lines

@@ -28,7 +28,9 @@ fn one_probe_decides() {
     assert!(left <= Duration::from_secs(30) && left > Duration::from_secs(29));
     let probe = breaker.try_acquire(62_000).expect("the probe");
     assert!(probe.is_probe());
-    assert!(breaker.try_acquire(62_000).is_err(), "only one probe");
+    // It may be decided in a moment: whoever is refused meanwhile does not wait for a whole recovery.
+    let RetryAfter(soon) = breaker.try_acquire(62_000).expect_err("only one probe");
+    assert_eq!(soon, Duration::from_secs(1));
     probe.failure();
     assert!(
         breaker.try_acquire(63_000).is_err(),
@@ -39,6 +41,17 @@ fn one_probe_decides() {
         .expect("the second probe")
         .success();
     assert_eq!(breaker.state(), State::Closed { failures: 0 });
+}
+
+#[test]
+fn callers_are_told_different_times() {
+    let env = Env::system();
+    let told: Vec<_> = (0..50)
+        .map(|_| RetryAfter(Duration::from_secs(60)).hint(&env))
+        .collect();
+    let (earliest, latest) = (Duration::from_secs(60), Duration::from_secs(75));
+    assert!(told.iter().all(|hint| (earliest..=latest).contains(hint)));
+    assert!(told.iter().any(|hint| *hint != told[0]), "{told:?}");
 }
 
 #[test]

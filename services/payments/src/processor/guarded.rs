@@ -16,7 +16,7 @@ const FAILURES: u32 = 5;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// The breaker is open: it was not even tried.
-    #[error("the payment processor failed {FAILURES} times in a row: it is left alone for {0:?}")]
+    #[error("the payment processor failed {FAILURES} times in a row: try again in {0:?}")]
     Open(Duration),
     /// It surely did nothing.
     #[error("the payment processor is not available")]
@@ -89,7 +89,7 @@ impl Guarded {
             Ok(permit) => permit,
             Err(open) => {
                 count(operation, "refused");
-                return Err(CallError::Open(open.0));
+                return Err(CallError::Open(open.hint(&self.env)));
             }
         };
         let limit = limit.min(self.timeout);
