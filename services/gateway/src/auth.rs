@@ -1,13 +1,13 @@
 //! Who is calling: JSON Web Tokens, checked against a key set.
 //!
 //! The key decides the algorithm, never the token: a P-256 key verifies ES256 and nothing else, so that neither `alg: none` nor a public key used as an
-//! HMAC secret gets through. Symmetric keys in the key set are refused when it is loaded.
+//! HMAC secret gets through. Symmetric keys in a key set are never used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{DecodingKey, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use tonic::Code;
 
@@ -93,8 +93,9 @@ impl Verifier {
             let Some(kid) = &jwk.common.key_id else {
                 anyhow::bail!("keys[{index}] of the key set has no `kid`: give every key one");
             };
-            let algorithm = algorithm(jwk)
-                .ok_or_else(|| anyhow::anyhow!("keys[{index}] ({kid}) of the key set is of a kind that is not supported: use EC P-256/P-384, RSA or Ed25519 public keys"))?;
+            let algorithm = crate::jwks::algorithm(jwk).map_err(|why| {
+                anyhow::anyhow!("keys[{index}] ({kid}) of the key set cannot be used: {why}")
+            })?;
             let mut validation = Validation::new(algorithm);
             validation.leeway = u64::from(LEEWAY_SECONDS);
             validation.validate_nbf = true;
@@ -221,20 +222,6 @@ fn digest(token: &str) -> [u8; 32] {
     hash
 }
 
-/// The one algorithm that a key is for.
-fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
-    match &jwk.algorithm {
-        AlgorithmParameters::EllipticCurve(key) => match key.curve {
-            EllipticCurve::P256 => Some(Algorithm::ES256),
-            EllipticCurve::P384 => Some(Algorithm::ES384),
-            _ => None,
-        },
-        AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
-        AlgorithmParameters::OctetKeyPair(_) => Some(Algorithm::EdDSA),
-        _ => None,
-    }
-}
-
 fn refused(reason: &'static str, message: &str) -> chassis::Problem {
     ERRORS.problem(Code::Unauthenticated, reason, message)
 }
@@ -270,7 +257,7 @@ fn explain(error: &jsonwebtoken::errors::Error) -> chassis::Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jsonwebtoken::{EncodingKey, Header};
+    use jsonwebtoken::{Algorithm, EncodingKey, Header};
     use serde_json::json;
 
     fn verifier() -> (Verifier, impl Fn(u64) -> String) {

@@ -1,15 +1,16 @@
 //! The key set in use: from a file that is read again when it changes, so that keys are rotated without a restart.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use jsonwebtoken::jwk::JwkSet;
 
 use crate::auth::Verifier;
 use crate::config::AuthConfig;
 use crate::dev_key;
+use crate::jwks::{self, Skipped};
 
 /// The verifier in use. A clone sees every change.
 #[derive(Clone, Debug)]
@@ -48,36 +49,46 @@ impl Keys {
             )?));
         };
         let text = read(&path)?;
-        let keys = Self::new(verifier(&path, &text, config)?);
+        let mut warned = BTreeSet::new();
+        let keys = Self::new(verifier(&path, &text, config, &mut warned)?);
+        let file = File { path, text, warned };
         tasks.spawn_essential(
             "key set",
-            follow(keys.clone(), path, text, config.clone(), tasks.draining()),
+            follow(keys.clone(), file, config.clone(), tasks.draining()),
         );
         Ok(keys)
     }
 }
 
+/// The file of a key set.
+struct File {
+    path: PathBuf,
+    /// What it held at the last look.
+    text: String,
+    /// Keys that are left out, and that this was said of.
+    warned: BTreeSet<Skipped>,
+}
+
 /// Takes over what the file holds whenever that changes. A file that is not usable changes nothing but the log.
 async fn follow(
     keys: Keys,
-    path: PathBuf,
-    mut seen: String,
+    mut file: File,
     config: AuthConfig,
     stop: tokio_util::sync::CancellationToken,
 ) {
     let mut tick = tokio::time::interval(config.jwks_refresh.max(Duration::from_millis(10)));
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let text = match read(&path) {
-            Ok(text) if text == seen => continue,
+        let text = match read(&file.path) {
+            Ok(text) if text == file.text => continue,
             Ok(text) => text,
             Err(error) => {
                 tracing::warn!(%error, "the key set cannot be read: keeping the one in use");
                 continue;
             }
         };
-        match verifier(&path, &text, &config) {
+        match verifier(&file.path, &text, &config, &mut file.warned) {
             Ok(verifier) => {
-                tracing::info!(path = %path.display(), "the key set has changed");
+                tracing::info!(path = %file.path.display(), "the key set has changed");
                 keys.replace(verifier);
             }
             Err(error) => {
@@ -85,7 +96,7 @@ async fn follow(
             }
         }
         // A broken file is reported once, not at every look.
-        seen = text;
+        file.text = text;
     }
 }
 
@@ -93,8 +104,19 @@ fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("read the key set {}", path.display()))
 }
 
-fn verifier(path: &Path, text: &str, config: &AuthConfig) -> anyhow::Result<Verifier> {
-    let set: JwkSet = serde_json::from_str(text)
-        .with_context(|| format!("{} is not a JSON Web Key Set", path.display()))?;
+fn verifier(
+    path: &Path,
+    text: &str,
+    config: &AuthConfig,
+    warned: &mut BTreeSet<Skipped>,
+) -> anyhow::Result<Verifier> {
+    let (set, skipped) =
+        jwks::read(text).with_context(|| format!("use the key set {}", path.display()))?;
+    for skipped in skipped {
+        if !warned.contains(&skipped) {
+            tracing::warn!(key = skipped.key, why = skipped.why, path = %path.display(), "a key of the key set is left out");
+            warned.insert(skipped);
+        }
+    }
     Verifier::new(&set, &config.issuer, &config.audience)
 }

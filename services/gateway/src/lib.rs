@@ -13,6 +13,7 @@ mod door;
 pub mod gateway;
 pub mod grpc;
 mod held;
+pub mod jwks;
 pub mod keys;
 pub mod limits;
 mod patience;

@@ -1,8 +1,12 @@
 //! Who gets in, how often, and how many at a time.
 
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+use aws_lc_rs::rsa::{self, KeySize};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Method, StatusCode};
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use sagamesh_api::shop::orders::v1::order_service_client::OrderServiceClient;
 use sagamesh_api::shop::orders::v1::{GetOrderRequest, WatchOrderRequest};
@@ -248,14 +252,65 @@ async fn keys_are_rotated_while_it_runs() -> Outcome {
     // A file that is no key set changes nothing; the next one is taken.
     std::fs::write(&path, "not JSON")?;
     assert_eq!(rig.get("/v1/orders", &old).await.status, StatusCode::OK);
-    std::fs::write(&path, other.jwks.to_string())?;
+    // Beside keys of kinds that are not known here: those are left out, and not published.
+    let mut next = other.jwks.clone();
+    let keys = next["keys"].as_array_mut().ok_or("keys")?;
+    keys.insert(
+        0,
+        json!({"kid": "odd", "kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}),
+    );
+    keys.push(json!({"kid": "odder", "kty": "OKP", "crv": "X25519", "x": "AA", "use": "enc"}));
+    std::fs::write(&path, next.to_string())?;
     while rig.get("/v1/orders", &new).await.status != StatusCode::OK {
         tokio::task::yield_now().await;
     }
     let refused = rig.get("/v1/orders", &old).await;
     assert_eq!(refused.reason(), "TOKEN_KEY_UNKNOWN");
+    let published = rig
+        .send(Method::GET, "/.well-known/jwks.json", &[], "")
+        .await;
+    assert_eq!(published.json(), other.jwks);
     rig.stop().await;
     other.stop().await;
+    Ok(())
+}
+
+#[test]
+fn a_key_verifies_by_the_algorithm_that_it_names() -> Outcome {
+    let rsa: Pkcs8V1Der<'_> = rsa::KeyPair::generate(KeySize::Rsa2048)?.as_der()?;
+    let rsa = STANDARD.encode(rsa.as_ref());
+    let rsa = format!("-----BEGIN PRIVATE KEY-----\n{rsa}\n-----END PRIVATE KEY-----\n");
+    let rsa = EncodingKey::from_rsa_pem(rsa.as_bytes())?;
+    let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING)?;
+    let p384 = EncodingKey::from_ec_der(p384.to_pkcs8v1()?.as_ref());
+    for (key, algorithm) in [
+        (&rsa, Algorithm::PS256),
+        (&rsa, Algorithm::RS256),
+        (&p384, Algorithm::ES384),
+    ] {
+        let mut jwk = Jwk::from_encoding_key(key, algorithm)?;
+        jwk.common.key_id = Some("k".to_owned());
+        let (set, _) = gateway::jwks::read(&json!({"keys": [jwk]}).to_string())?;
+        let verifier = gateway::auth::Verifier::new(&set, "i", "a")?;
+        let now = jsonwebtoken::get_current_timestamp();
+        let claims = json!({"iss": "i", "aud": "a", "sub": "ann", "exp": now + 60});
+        let sign = |algorithm| {
+            let header = Header {
+                kid: Some("k".to_owned()),
+                ..Header::new(algorithm)
+            };
+            jsonwebtoken::encode(&header, &claims, key).map(|token| format!("Bearer {token}"))
+        };
+        let caller = verifier.verify(Some(&sign(algorithm)?))?;
+        assert_eq!(caller.subject, "ann");
+        if key.family() == rsa.family() {
+            let other = verifier.verify(Some(&sign(Algorithm::RS512)?));
+            assert_eq!(
+                other.expect_err("another algorithm").reason(),
+                "TOKEN_ALGORITHM"
+            );
+        }
+    }
     Ok(())
 }
 
