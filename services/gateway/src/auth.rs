@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, errors::ErrorKind};
@@ -14,7 +15,9 @@ use tonic::Code;
 use crate::ERRORS;
 
 /// Seconds by which the signer's clock may differ.
-const LEEWAY_SECONDS: u32 = 5;
+const LEEWAY_SECONDS: u64 = 5;
+/// Longest time between two looks at whether a token has expired.
+const EXPIRY_LOOK: Duration = Duration::from_secs(30);
 /// Longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
@@ -24,6 +27,8 @@ pub struct Caller {
     /// `sub` of the token: the customer.
     pub subject: String,
     scopes: Arc<BTreeSet<String>>,
+    /// When the token expires, in Unix seconds; the leeway comes on top.
+    expires: u64,
 }
 
 impl Caller {
@@ -32,6 +37,31 @@ impl Caller {
         Self {
             subject: subject.to_owned(),
             scopes: Arc::new(scopes.into_iter().map(str::to_owned).collect()),
+            expires: u64::MAX,
+        }
+    }
+
+    /// The same caller, whose token expires then (Unix seconds).
+    #[must_use]
+    pub fn until(self, expires: u64) -> Self {
+        Self { expires, ..self }
+    }
+
+    /// Whether the token is still good, by the same leeway as in its full check.
+    fn alive(&self, now: u64) -> bool {
+        now < self.expires.saturating_add(LEEWAY_SECONDS)
+    }
+
+    /// Waits until the token is not good any more, and says so: what goes on for longer than a request ends with that.
+    pub(crate) async fn expired(&self) -> chassis::Problem {
+        loop {
+            let now = jsonwebtoken::get_current_timestamp();
+            if !self.alive(now) {
+                return expired();
+            }
+            let left = self.expires.saturating_add(LEEWAY_SECONDS) - now;
+            // Not in one go: the clock that tokens go by may be set, and stands still for no suspended machine.
+            tokio::time::sleep(Duration::from_secs(left).min(EXPIRY_LOOK)).await;
         }
     }
 
@@ -63,12 +93,7 @@ pub struct Verifier {
     keys: BTreeMap<String, (DecodingKey, Validation)>,
     jwks: String,
     /// Tokens that were verified, by their SHA-256: a signature costs fifty times what a hash does.
-    verified: Mutex<HashMap<[u8; 32], Verified>>,
-}
-
-struct Verified {
-    caller: Caller,
-    expires: f64,
+    verified: Mutex<HashMap<[u8; 32], Caller>>,
 }
 
 /// Most verified tokens that are remembered.
@@ -97,7 +122,7 @@ impl Verifier {
                 anyhow::anyhow!("keys[{index}] ({kid}) of the key set cannot be used: {why}")
             })?;
             let mut validation = Validation::new(algorithm);
-            validation.leeway = u64::from(LEEWAY_SECONDS);
+            validation.leeway = LEEWAY_SECONDS;
             validation.validate_nbf = true;
             validation.set_issuer(&[issuer]);
             validation.set_audience(&[audience]);
@@ -153,8 +178,8 @@ impl Verifier {
         if let Some(caller) = self.known(&hash, now) {
             return Ok(caller);
         }
-        let (caller, expires) = self.decode(token)?;
-        self.remember(hash, &caller, expires, now);
+        let caller = self.decode(token)?;
+        self.remember(hash, &caller, now);
         Ok(caller)
     }
 
@@ -162,23 +187,22 @@ impl Verifier {
     fn known(&self, hash: &[u8; 32], now: u64) -> Option<Caller> {
         let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         let found = verified.get(hash)?;
-        alive(found.expires, now).then(|| found.caller.clone())
+        found.alive(now).then(|| found.clone())
     }
 
-    fn remember(&self, hash: [u8; 32], caller: &Caller, expires: f64, now: u64) {
+    fn remember(&self, hash: [u8; 32], caller: &Caller, now: u64) {
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         if verified.len() >= MAX_VERIFIED {
-            verified.retain(|_, token| alive(token.expires, now));
+            verified.retain(|_, caller| caller.alive(now));
             if verified.len() >= MAX_VERIFIED {
                 verified.clear();
             }
         }
-        let caller = caller.clone();
-        verified.insert(hash, Verified { caller, expires });
+        verified.insert(hash, caller.clone());
     }
 
-    /// The caller behind a token and when it expires.
-    fn decode(&self, token: &str) -> Result<(Caller, f64), chassis::Problem> {
+    /// The caller behind a token.
+    fn decode(&self, token: &str) -> Result<Caller, chassis::Problem> {
         let head = jsonwebtoken::decode_header(token).map_err(|error| explain(&error))?;
         let kid = head.kid.ok_or_else(|| {
             refused(
@@ -202,17 +226,14 @@ impl Verifier {
                 "the token's `sub` must have 1 to 128 printable ASCII characters without spaces",
             ));
         }
-        let caller = Caller::new(&claims.sub, claims.scope.split_whitespace());
-        Ok((caller, claims.exp))
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "fractions do not count, and what is no time has expired"
+        )]
+        let expires = claims.exp as u64;
+        Ok(Caller::new(&claims.sub, claims.scope.split_whitespace()).until(expires))
     }
-}
-
-/// Whether a token that expires then is still good, by the same leeway as in its full check.
-fn alive(expires: f64, now: u64) -> bool {
-    // Unix seconds are far below 2^53: the conversion is exact.
-    #[expect(clippy::cast_precision_loss, reason = "exact for times")]
-    let now = now as f64;
-    now < expires + f64::from(LEEWAY_SECONDS)
 }
 
 fn digest(token: &str) -> [u8; 32] {
@@ -226,11 +247,13 @@ fn refused(reason: &'static str, message: &str) -> chassis::Problem {
     ERRORS.problem(Code::Unauthenticated, reason, message)
 }
 
+fn expired() -> chassis::Problem {
+    refused("TOKEN_EXPIRED", "the token has expired: get a new one")
+}
+
 fn explain(error: &jsonwebtoken::errors::Error) -> chassis::Problem {
     match error.kind() {
-        ErrorKind::ExpiredSignature => {
-            refused("TOKEN_EXPIRED", "the token has expired: get a new one")
-        }
+        ErrorKind::ExpiredSignature => expired(),
         ErrorKind::ImmatureSignature => {
             refused("TOKEN_NOT_YET_VALID", "the token is not valid yet (`nbf`)")
         }
@@ -304,11 +327,11 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let (verifier, _) = verifier();
-        let caller = Caller::new("ann", []);
+        let caller = Caller::new("ann", []).until(2_000_000_000);
         for index in 0..u32::try_from(MAX_VERIFIED).expect("small") * 2 {
             let mut hash = [0; 32];
             hash[..4].copy_from_slice(&index.to_be_bytes());
-            verifier.remember(hash, &caller, 2e9, 1_000_000_000);
+            verifier.remember(hash, &caller, 1_000_000_000);
         }
         assert!(verifier.verified.lock().expect("no panic").len() <= MAX_VERIFIED);
     }

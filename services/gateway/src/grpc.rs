@@ -113,14 +113,6 @@ fn asked(metadata: &tonic::metadata::MetadataMap) -> Option<Duration> {
     chassis::deadline::parse(&value)
 }
 
-fn shutting_down() -> Status {
-    let text = "the gateway is shutting down: connect again";
-    ERRORS
-        .problem(Code::Unavailable, "SHUTTING_DOWN", text)
-        .retry_after(Duration::from_secs(1))
-        .into()
-}
-
 impl Gateway {
     /// The first answer of a stream, which must come in time although the stream may go on.
     pub(crate) async fn first_answer<T>(
@@ -231,23 +223,15 @@ impl OrderService for Gateway {
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let caller = caller(&request, "orders:read")?;
-        let (metadata, _, mut message) = request.into_parts();
-        message.customer_id = caller.subject;
-        let mut onward = Request::new(message);
-        // A stream has a deadline only if its caller wants one.
-        if let Some(timeout) = asked(&metadata) {
-            onward.set_timeout(timeout);
-        }
-        let mut orders = self.backends.orders.clone();
-        let changes = self.first_answer(orders.watch_order(onward)).await?;
-        let state = (changes.into_inner(), self.draining.clone());
-        let changes = stream::unfold(Some(state), |state| async {
-            let (mut changes, draining) = state?;
-            match draining.run_until_cancelled(changes.message()).await {
-                Some(Ok(Some(change))) => Some((Ok(change), Some((changes, draining)))),
-                Some(Ok(None)) => None,
-                Some(Err(status)) => Some((Err(status), None)),
-                None => Some((Err(shutting_down()), None)),
+        let (metadata, _, message) = request.into_parts();
+        let watch = self
+            .watch(message.order_id, caller, asked(&metadata))
+            .await?;
+        let changes = stream::unfold(Some(watch), |watch| async {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(change) => change.map(|change| (Ok(change), Some(watch))),
+                Err(status) => Some((Err(status), None)),
             }
         });
         Ok(Response::new(changes.boxed()))

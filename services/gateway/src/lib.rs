@@ -22,6 +22,7 @@ pub mod rest;
 mod sagas;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod watch;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -9,6 +9,7 @@ use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::stream::{self, Stream};
 use sagamesh_api::shop::orders::v1 as api;
+use tonic::{Code, Status};
 
 use super::extract::Segment;
 use super::model::Order;
@@ -19,7 +20,7 @@ use crate::problem::{HttpProblem, ProblemJson};
 /// Streams an order's changes until it ends.
 ///
 /// Each event is named `order`, has the order's `etag` as id and the order as JSON as data; after the last one comes `end`. An `error` event says that
-/// the stream broke: connect again, the first event is always the order as it is.
+/// the stream broke or, with the reason TOKEN_EXPIRED, that the token has expired: connect again, the first event is always the order as it is.
 #[utoipa::path(
     get, path = "/v1/orders/{id}/events", tag = "orders", params(("id" = String, Path, description = "UUID of the order.")),
     responses(
@@ -34,33 +35,18 @@ pub(crate) async fn order_events(
     Segment(id): Segment,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, HttpProblem> {
     caller.require("orders:read")?;
-    let request = api::WatchOrderRequest {
-        order_id: id,
-        customer_id: caller.subject,
-    };
-    let mut orders = gateway.backends.orders.clone();
-    let changes = gateway
-        .first_answer(orders.watch_order(request))
-        .await?
-        .into_inner();
-    let state = (changes, gateway.draining.clone());
-    let events = stream::unfold(Some(state), |state| async {
-        let (mut changes, draining) = state?;
+    let watch = gateway.watch(id, caller, None).await?;
+    let events = stream::unfold(Some(watch), |watch| async {
+        let mut watch = watch?;
         loop {
-            let Some(change) = draining.run_until_cancelled(changes.message()).await else {
-                return Some((Ok(broken()), None));
-            };
-            match change {
+            match watch.next().await {
                 Ok(Some(api::WatchOrderResponse { order: Some(order) })) => {
-                    return Some((Ok(order_event(order)), Some((changes, draining))));
+                    return Some((Ok(order_event(order)), Some(watch)));
                 }
                 // A heartbeat; the keep-alive below is ours.
                 Ok(Some(api::WatchOrderResponse { order: None })) => {}
                 Ok(None) => return Some((Ok(Event::default().event("end").data("{}")), None)),
-                Err(status) => {
-                    tracing::warn!(code = ?status.code(), message = status.message(), "an order's stream broke");
-                    return Some((Ok(broken()), None));
-                }
+                Err(status) => return Some((Ok(broken(&status)), None)),
             }
         }
     });
@@ -68,10 +54,14 @@ pub(crate) async fn order_events(
 }
 
 /// The last event of a stream that did not come to its end.
-fn broken() -> Event {
-    Event::default()
-        .event("error")
-        .data("{\"detail\":\"the stream broke: connect again\"}")
+fn broken(status: &Status) -> Event {
+    let data = if status.code() == Code::Unauthenticated {
+        r#"{"reason":"TOKEN_EXPIRED","detail":"the token has expired: connect again with a new one"}"#
+    } else {
+        tracing::warn!(code = ?status.code(), message = status.message(), "an order's stream broke");
+        r#"{"reason":"STREAM_BROKEN","detail":"the stream broke: connect again"}"#
+    };
+    Event::default().event("error").data(data)
 }
 
 fn order_event(order: api::Order) -> Event {

@@ -222,6 +222,44 @@ async fn long_answers_end_when_the_gateway_shuts_down() -> Outcome {
 }
 
 #[tokio::test]
+async fn long_answers_end_with_the_token() -> Outcome {
+    let rig = Rig::start(&[]).await;
+    let path = endless(&rig, &rig.token("ann")).await;
+    let id = path.rsplit('/').next().ok_or("an id")?.to_owned();
+    // Expired, and good for what the clocks may differ.
+    let mut claims = rig.claims("ann");
+    claims["exp"] = json!(jsonwebtoken::get_current_timestamp() - 2);
+    let token = rig.sign(&claims);
+
+    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let mut request = tonic::Request::new(WatchOrderRequest {
+        order_id: id,
+        customer_id: String::new(),
+    });
+    request
+        .metadata_mut()
+        .insert("authorization", format!("Bearer {token}").parse()?);
+    let events_path = format!("{path}/events");
+    let watched = async {
+        let mut watch = client.watch_order(request).await?.into_inner();
+        watch.message().await?;
+        watch.message().await
+    };
+    let (watched, events) = tokio::join!(watched, rig.get(&events_path, &token));
+    let status = watched.expect_err("the stream ends with the token");
+    assert_eq!(
+        (status.code(), chassis::problem::reason(&status).as_deref()),
+        (tonic::Code::Unauthenticated, Some("TOKEN_EXPIRED"))
+    );
+    assert!(
+        events.body.contains("event: order") && events.body.contains("TOKEN_EXPIRED"),
+        "{events:?}"
+    );
+    rig.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn clients_take_another_connection_before_the_gateway_goes() -> Outcome {
     let rig = Rig::start(&["--drain-delay", "60s"]).await;
     let before = rig.get("/v1/orders", &rig.token("alice")).await;
