@@ -8,7 +8,7 @@ use sagamesh_api::shop::inventory::v1 as api;
 use tonic::Status;
 
 use super::extract::{Json, Query, Segment};
-use super::model::{Item, ItemPage, PageQuery, ReadQuery, RestockRequest};
+use super::model::{Item, ItemPage, ItemsQuery, ReadQuery, RestockRequest};
 use super::{at_position, request_id};
 use crate::auth::Caller;
 use crate::backends::within;
@@ -17,14 +17,14 @@ use crate::problem::{HttpProblem, ProblemJson};
 
 /// Lists items by SKU.
 #[utoipa::path(
-    get, path = "/v1/items", tag = "items", params(PageQuery),
+    get, path = "/v1/items", tag = "items", params(ItemsQuery),
     responses((status = 200, description = "A page.", body = ItemPage)),
     security(("bearer" = ["inventory:read"]))
 )]
 pub(crate) async fn list(
     State(gateway): State<Gateway>,
     Extension(caller): Extension<Caller>,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<ItemsQuery>,
 ) -> Result<axum::Json<ItemPage>, HttpProblem> {
     caller.require("inventory:read")?;
     let request = api::ListItemsRequest {

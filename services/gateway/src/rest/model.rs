@@ -229,7 +229,7 @@ pub struct DashboardOrder {
     pub payment_state: Option<String>,
 }
 
-/// Which page.
+/// Which page of the orders.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -246,6 +246,19 @@ pub struct PageQuery {
     /// Only orders in this status.
     #[serde(default)]
     pub status: Option<String>,
+}
+
+/// Which page of the items.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ItemsQuery {
+    /// Most entries. 0: 50; above 500 counts as 500.
+    #[serde(default)]
+    pub page_size: i32,
+    /// `next_page_token` of the page before.
+    #[serde(default)]
+    pub page_token: String,
 }
 
 /// From when to read.

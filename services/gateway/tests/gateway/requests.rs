@@ -196,6 +196,18 @@ async fn browsers_may_ask_first_and_everybody_may_read_the_description() -> Outc
             );
         }
     }
+    // What is described is what is read.
+    let described: Vec<_> = document["paths"]["/v1/items"]["get"]["parameters"]
+        .as_array()
+        .ok_or("parameters")?
+        .iter()
+        .map(|parameter| parameter["name"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(described, ["page_size", "page_token"]);
+    for unread in ["status=PENDING", "min_position=1"] {
+        let refused = rig.get(&format!("/v1/items?{unread}"), &token).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{refused:?}");
+    }
     // And the other way round: every route of the source is described.
     for line in include_str!("../../src/rest/mod.rs").lines() {
         if let Some(path) = line
