@@ -4,7 +4,7 @@ import re
 import subprocess
 from urllib.parse import urlsplit
 
-from conftest import binary, pod
+from conftest import binary, load, pod
 from sources import seconds, variables
 
 
@@ -65,6 +65,10 @@ def test_pods_have_time_to_drain(manifests, service):
 def test_orders_come_back_soon_after_the_database(manifests):
     # On a node PostgreSQL was away for 17 s, and no order was taken for 49 s more: that was this breaker.
     assert seconds(manifests.environment("orders")["SAGAMESH_BREAKER_RECOVERY"]) <= 5
+
+
+def test_no_customer_can_play_an_outage_of_the_bank_in_production():
+    assert load("production").environment("payments")["SAGAMESH_TEST_CARDS"] == "false"
 
 
 def test_passwords_come_from_secrets(manifests):

@@ -15,6 +15,9 @@
 //!   | `pm_slow` | fine after three seconds |
 //!   | anything else | rejected, UNKNOWN_PAYMENT_METHOD |
 //!
+//!   All but `pm_ok` are test cards, which customers can choose as well: five orders with `pm_timeout_authorize` open the circuit breaker for
+//!   everybody. `--test-cards false` switches them off: the bank does not know them then.
+//!
 //! - **Every effect outside has two records**: the intent before the call and the outcome after it, both on the payment's
 //!   stream. The call's key is `<payment_id>/<operation>`; who finds an open intent asks by the same key, and an undo settles
 //!   it first. The [barrier](decider) row is written with the outcome.
@@ -87,6 +90,9 @@ pub struct Config {
     /// How long the processor's circuit breaker stays open before one call probes; units ms, s, m, h.
     #[arg(long, env = "SAGAMESH_BREAKER_RECOVERY", default_value = "60s", value_parser = chassis::config::parse_duration, value_name = "TIME")]
     pub breaker_recovery: Duration,
+    /// Whether the built-in bank knows its test cards (all but pm_ok). Some of them play an outage, which all customers then have.
+    #[arg(long, env = "SAGAMESH_TEST_CARDS", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub test_cards: bool,
 }
 
 /// Runs the service until shutdown.
@@ -96,7 +102,9 @@ pub struct Config {
 pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
     let env = process.env.clone();
     let ledger = open(&config.store, &env, &process.tasks).await?;
-    let bank = Bank::open(&config.store).await?;
+    let bank = Bank::open(&config.store)
+        .await?
+        .with_test_cards(config.test_cards);
     let processor = Guarded::new(
         Arc::new(bank),
         env.clone(),

@@ -51,6 +51,11 @@ impl Method {
         Self::ALL.into_iter().find(|method| method.token() == token)
     }
 
+    /// Whether it is for trying out what may go wrong.
+    pub fn is_test_card(self) -> bool {
+        self != Self::Fine
+    }
+
     /// Whether the first call of this operation is done and never answered.
     pub fn is_silent(self, operation: Operation) -> bool {
         matches!(

@@ -29,6 +29,7 @@ const FLAKY_CALLS: i64 = 2;
 #[derive(Clone, Debug)]
 pub struct Bank {
     place: Place,
+    test_cards: bool,
 }
 
 /// What a call came to, before it is answered.
@@ -55,8 +56,7 @@ impl Bank {
     /// # Errors
     /// If it cannot be opened or is something else.
     pub async fn in_file(path: &Path) -> Result<Self, OpenError> {
-        let place = Place::file(path).await?;
-        Ok(Self { place })
+        Ok(Self::of(Place::file(path).await?))
     }
 
     /// Opens the bank of this PostgreSQL database, or makes a new one.
@@ -64,8 +64,24 @@ impl Bank {
     /// # Errors
     /// If the database does not answer, or refuses.
     pub async fn in_postgres(url: &str) -> Result<Self, OpenError> {
-        let place = Place::postgres(url).await?;
-        Ok(Self { place })
+        Ok(Self::of(Place::postgres(url).await?))
+    }
+
+    fn of(place: Place) -> Self {
+        Self {
+            place,
+            test_cards: true,
+        }
+    }
+
+    /// The same bank, which knows its test cards or does not.
+    #[must_use]
+    pub fn with_test_cards(self, test_cards: bool) -> Self {
+        Self { test_cards, ..self }
+    }
+
+    fn method(&self, token: &str) -> Option<Method> {
+        Method::parse(token).filter(|method| self.test_cards || !method.is_test_card())
     }
 
     /// How often each operation was approved for a payment: at most once, whatever happened.
@@ -108,7 +124,7 @@ impl Processor for Bank {
         request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, ProcessorError>> {
         async move {
-            let method = Method::parse(&request.payment_method);
+            let method = self.method(&request.payment_method);
             let work = self
                 .work(request, method)
                 .await

@@ -188,6 +188,20 @@ async fn slow_keeps_the_first_caller_waiting_and_no_other() {
     }
 }
 
+/// Each is answered at once: nobody can play an outage that others have too.
+#[tokio::test]
+async fn without_test_cards_the_bank_knows_none_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Bank::in_file(&folder.path().join("bank.db")).await.unwrap();
+    let bank = bank.with_test_cards(false);
+    for method in Method::ALL {
+        let authorize = request(method.token(), Operation::Authorize, method);
+        let answer = bank.perform(&authorize).await.unwrap();
+        let unknown = matches!(&answer, Answer::Declined { reason, .. } if reason == "UNKNOWN_PAYMENT_METHOD");
+        assert_eq!(unknown, method != Method::Fine, "{method:?}: {answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_late_authorization_finds_its_void() {
     let folder = tempfile::tempdir().unwrap();
