@@ -21,6 +21,9 @@ use crate::queries::{self, Due};
 /// How long one question to the coordinator may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After so many reservations in a row that could not be looked at, a round ends: it is not one of them then, it is the coordinator.
+const MOST_FAILURES: usize = 5;
+
 /// How the sweeper works.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
@@ -123,37 +126,56 @@ impl Sweeper {
     /// One round: asks about a batch, and returns how many reservations it settled.
     ///
     /// # Errors
-    /// If the database or the coordinator does not answer.
+    /// If the database or the coordinator does not answer, for several reservations in a row. One that fails alone is passed over.
     pub async fn round(&mut self) -> anyhow::Result<usize> {
         let now = self.env.clock.now_millis();
         let due = queries::due(&self.ledger.reader(), now, &self.after, self.sweep.batch).await?;
-        let mut settled = 0;
-        for reservation in &due {
-            let fate = match self.ask(&reservation.id).await {
-                Ok(fate) => fate,
-                Err(status) => {
-                    self.unanswered.increment(1);
-                    anyhow::bail!("the coordinator did not say what became of a saga: {status}");
-                }
-            };
-            let overdue = u64::try_from(now.saturating_sub(reservation.expire_millis)).unwrap_or(0);
-            match verdict(
-                fate,
-                Duration::from_millis(overdue),
-                self.sweep.start_window,
-            ) {
-                Some(how) => {
-                    self.settle(reservation, how).await?;
-                    settled += 1;
-                }
-                None => self.kept.increment(1),
-            }
+        let (mut settled, mut in_a_row) = (0, 0);
+        for (index, reservation) in due.iter().enumerate() {
+            // Also one that fails: at every round it would hide those behind it.
             self.after = reservation.clone();
+            match self.look_at(reservation, now).await {
+                Ok(done) => {
+                    settled += usize::from(done);
+                    in_a_row = 0;
+                }
+                Err(error) => {
+                    in_a_row += 1;
+                    if in_a_row == MOST_FAILURES || in_a_row == due.len() {
+                        return Err(error.context(format!("reservation `{}`", reservation.id)));
+                    }
+                    let left = due.len() - index - 1;
+                    tracing::warn!(reservation = reservation.id, %error, left, "an expired reservation could not be looked at");
+                }
+            }
         }
         if due.len() < self.sweep.batch as usize {
             self.after = first();
         }
         Ok(settled)
+    }
+
+    /// Looks at one; whether it was settled.
+    async fn look_at(&mut self, reservation: &Due, now: i64) -> anyhow::Result<bool> {
+        let fate = self.ask(&reservation.id).await.map_err(|status| {
+            self.unanswered.increment(1);
+            anyhow::anyhow!("the coordinator did not say what became of its saga: {status}")
+        })?;
+        let overdue = u64::try_from(now.saturating_sub(reservation.expire_millis)).unwrap_or(0);
+        match verdict(
+            fate,
+            Duration::from_millis(overdue),
+            self.sweep.start_window,
+        ) {
+            Some(how) => {
+                self.settle(reservation, how).await?;
+                Ok(true)
+            }
+            None => {
+                self.kept.increment(1);
+                Ok(false)
+            }
+        }
     }
 
     async fn ask(&mut self, saga_id: &str) -> Result<Fate, tonic::Status> {

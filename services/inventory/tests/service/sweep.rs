@@ -31,6 +31,9 @@ impl SagaService for Coordinator {
         request: Request<saga::GetSagaRequest>,
     ) -> Result<Response<saga::GetSagaResponse>, Status> {
         let saga_id = request.into_inner().saga_id;
+        if saga_id.starts_with("damaged") {
+            return Err(Status::internal("this saga cannot be read"));
+        }
         let (state, pivot_dispatched) = *self
             .0
             .get(&saga_id)
@@ -197,6 +200,31 @@ async fn long_sagas_do_not_hide_what_comes_after_them() {
     }
     assert_eq!(settled, 1);
     assert_eq!(state(&shop, "z").await, ReservationState::Released);
+}
+
+#[tokio::test]
+async fn sagas_that_cannot_be_read_do_not_hide_what_comes_after_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = Shop::with_ttl(folder.path(), Duration::ZERO).await;
+    shop.stock("cup", 100).await;
+    // More in a row than a round takes, in front of one that is over.
+    let damaged: Vec<_> = (0..7).map(|index| format!("damaged-{index}")).collect();
+    for order in damaged.iter().map(String::as_str).chain(["over"]) {
+        assert_eq!(
+            shop.reserve(order, r#"[{"sku":"cup","quantity":1}]"#).await,
+            Outcome::done()
+        );
+    }
+    shop.item("cup").await;
+    let coordinator = serve(&[("over", SagaState::Compensated, false)]).await;
+    let mut sweeper = sweeper(&shop, &coordinator, Duration::ZERO, 100);
+    let error = sweeper.round().await.expect_err("several in a row");
+    assert!(format!("{error:#}").contains("damaged-4"), "{error:#}");
+    assert_eq!(sweeper.round().await.unwrap(), 1, "it goes on behind them");
+    assert_eq!(state(&shop, "over").await, ReservationState::Released);
+    for order in &damaged {
+        assert_eq!(state(&shop, order).await, ReservationState::Held);
+    }
 }
 
 #[tokio::test]
