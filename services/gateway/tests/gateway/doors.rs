@@ -10,7 +10,10 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use sagamesh_api::shop::orders::v1::order_service_client::OrderServiceClient;
 use sagamesh_api::shop::orders::v1::{GetOrderRequest, WatchOrderRequest};
+use sagamesh_api::shop::payments::v1::GetTrialBalanceRequest;
+use sagamesh_api::shop::payments::v1::payment_service_client::PaymentServiceClient;
 use serde_json::json;
+use tonic::Code;
 
 use crate::Outcome;
 use crate::rig::{Rig, endless, new_order, stranger_key};
@@ -131,6 +134,23 @@ async fn scopes_and_foreign_orders() -> Outcome {
             .status,
         StatusCode::NOT_FOUND
     );
+    // The books are everybody's: no scope of a customer's opens them.
+    let mut client = PaymentServiceClient::connect(format!("http://{}", rig.address)).await?;
+    let mut books = rig.claims("bookkeeper");
+    books["scope"] = json!("books:read");
+    for (token, code) in [
+        (rig.token("ann"), Code::PermissionDenied),
+        (rig.sign(&books), Code::Ok),
+    ] {
+        let mut request = tonic::Request::new(GetTrialBalanceRequest {});
+        let bearer = format!("Bearer {token}").parse()?;
+        request.metadata_mut().insert("authorization", bearer);
+        let answer = client.get_trial_balance(request).await;
+        assert_eq!(
+            answer.map_or_else(|status| status.code(), |_| Code::Ok),
+            code
+        );
+    }
     rig.stop().await;
     Ok(())
 }

@@ -285,7 +285,7 @@ impl Rig {
     /// Claims that are good.
     pub fn claims(&self, subject: &str) -> Value {
         let now = jsonwebtoken::get_current_timestamp();
-        json!({"iss": "sagamesh", "aud": "sagamesh-gateway", "sub": subject, "exp": now + 60, "scope": "orders:read orders:write inventory:read payments:read"})
+        json!({"iss": "sagamesh", "aud": "sagamesh-gateway", "sub": subject, "exp": now + 60, "scope": "orders:read orders:write inventory:read"})
     }
 
     pub fn sign(&self, claims: &Value) -> String {
