@@ -26,8 +26,8 @@
 //!
 //! A pending order records the request and owes a CancelSaga; the saga undoes itself and rejects the order with its compensation, or, if it never
 //! got as far as locking the order, the order is rejected when the saga is seen to have ended. When the saga has passed its point of no return,
-//! CancelOrder says ORDER_COMPLETING; the request stays on record, and the confirmation turns it into a refund in the same commit. A confirmed
-//! order owes the start of `refund-order`.
+//! the request stays on record, and the confirmation turns it into a refund in the same commit. A confirmed order owes the start of
+//! `refund-order`. CancelOrder answers the same to all of them, once the request is on record: it will be undone or refunded.
 //!
 //! # Where to look
 //!
@@ -35,7 +35,6 @@
 //! what orders owe; [`projection`] is the read side; `watch` follows single orders.
 
 mod backoff;
-mod cancels;
 pub mod coordinator;
 pub mod decider;
 pub mod domain;
@@ -58,7 +57,6 @@ use ledger::{CommitterOptions, FeedService, Ledger, StoreConfig};
 use sagamesh_api::shop::orders::v1::order_service_server::OrderServiceServer;
 use tonic::service::Routes;
 
-use cancels::Cancels;
 use coordinator::Coordinator;
 use decider::Orders;
 use inventory::Inventory;
@@ -121,12 +119,10 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
 
     let coordinator = Coordinator::new(&config.coordinator, &env);
     let queries = Queries::new(ledger.reader());
-    let cancels = Cancels::default();
     let owed = owed::Owed {
         ledger: ledger.clone(),
         queries: queries.clone(),
         coordinator: coordinator.clone(),
-        cancels: cancels.clone(),
         env: env.clone(),
     };
     tasks.spawn_essential("owed effects", owed::run(owed, notes, tasks.token()));
@@ -147,7 +143,6 @@ pub async fn run(config: Config, process: Process) -> anyhow::Result<()> {
         queries,
         inventory,
         hub,
-        cancels,
         ids,
     };
     let routes =

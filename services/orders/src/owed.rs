@@ -18,7 +18,6 @@ use ledger::{Committed, Ledger};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::cancels::Cancels;
 use crate::coordinator::Coordinator;
 use crate::decider::Orders;
 use crate::domain::{OrderState, outstanding};
@@ -68,7 +67,6 @@ pub(crate) struct Owed {
     pub(crate) ledger: Ledger<Orders>,
     pub(crate) queries: Queries,
     pub(crate) coordinator: Coordinator,
-    pub(crate) cancels: Cancels,
     pub(crate) env: Env,
 }
 
@@ -168,8 +166,6 @@ impl Board {
     fn settled(&mut self, order_id: &str) {
         if let Some(Active { changed: true, .. }) = self.active.remove(order_id) {
             self.note(order_id.to_owned(), None, false);
-        } else {
-            self.owed.cancels.close(order_id);
         }
         while self.active.len() < AT_ONCE {
             let Some((order_id, check)) = self.waiting.pop_front() else {

@@ -9,13 +9,11 @@ use prost::Message as _;
 use sagamesh_api::shop::orders::v1::order_service_server::OrderService;
 use sagamesh_api::shop::orders::v1::{
     CancelOrderRequest, CancelOrderResponse, GetOrderRequest, GetOrderResponse, ListOrdersRequest,
-    ListOrdersResponse, Order, OrderStatus, PlaceOrderRequest, PlaceOrderResponse,
-    WatchOrderRequest,
+    ListOrdersResponse, Order, PlaceOrderRequest, PlaceOrderResponse, WatchOrderRequest,
 };
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Request, Response, Status};
 
-use crate::cancels::{Answer, Cancels};
 use crate::decider::{Command, Orders, Reply, RequestKey};
 use crate::domain::{
     AvailabilityProblem, OrderEvent, PricedOrder, ValidOrder, price, validate_cancel,
@@ -30,8 +28,6 @@ use crate::watch::{Hub, OrderStream};
 
 /// How long inventory may think before a repeated request is looked up meanwhile.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How long CancelOrder waits for the coordinator's answer.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks for an order that the read side does not show yet.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a read waits for the read side when the call has no deadline.
@@ -43,7 +39,6 @@ pub(crate) struct Service {
     pub(crate) queries: Queries,
     pub(crate) inventory: Inventory,
     pub(crate) hub: Hub,
-    pub(crate) cancels: Cancels,
     pub(crate) ids: Ids,
 }
 
@@ -205,7 +200,6 @@ impl Service {
                 [order_id.as_bytes(), b"\0", reason.as_bytes()].concat()
             })
         });
-        let mut wait = self.cancels.wait(&order_id);
         let refund_saga_id = self.ids.next();
         let command = Command::Cancel {
             order_id: order_id.clone(),
@@ -216,16 +210,6 @@ impl Service {
             trace: chassis::trace::current().unwrap_or_default(),
         };
         let done = self.ledger.execute(command).await.map_err(refused)?;
-        let pending =
-            matches!(&done.reply, Reply::State(state) if state.status() == OrderStatus::Pending);
-        if pending {
-            let patience =
-                deadline::remaining().map_or(CANCEL_PATIENCE, |left| CANCEL_PATIENCE.min(left / 2));
-            // Without an answer in time the cancellation is on record and goes on; the order says so.
-            if let Ok(Some(Answer::TooLate)) = tokio::time::timeout(patience, wait.answer()).await {
-                return Err(completing());
-            }
-        }
         self.reach(done.position).await?;
         let order = self.shown(&order_id).await?.ok_or_else(not_found)?;
         Ok(CancelOrderResponse {
@@ -337,14 +321,4 @@ fn behind(what: &str) -> Problem {
     ERRORS
         .problem(Code::DeadlineExceeded, "READ_SIDE_BEHIND", message)
         .retry_after(Duration::from_millis(200))
-}
-
-fn completing() -> Problem {
-    ERRORS
-        .problem(
-            Code::FailedPrecondition,
-            "ORDER_COMPLETING",
-            "the order is being paid for: the cancellation is on record, and the order is refunded as soon as it is confirmed; try again to see",
-        )
-        .retry_after(Duration::from_millis(500))
 }

@@ -220,9 +220,9 @@ pub(crate) async fn get(
 #[utoipa::path(
     post, path = "/v1/orders/{id}/cancel", tag = "orders", params(("id" = String, Path, description = "UUID of the order.")), request_body = CancelRequest,
     responses(
-        (status = 202, description = "The cancellation is under way.", body = Order),
+        (status = 202, description = "The cancellation is on record: the order is undone, or refunded once it is confirmed (`cancel_requested`, or its status, says so).", body = Order),
         (status = 404, description = "The caller has no such order.", body = ProblemJson, content_type = "application/problem+json"),
-        (status = 409, description = "The order cannot be cancelled (any more).", body = ProblemJson, content_type = "application/problem+json"),
+        (status = 409, description = "The order was rejected: there is nothing to cancel.", body = ProblemJson, content_type = "application/problem+json"),
     ),
     security(("bearer" = ["orders:write"]))
 )]

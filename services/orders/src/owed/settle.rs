@@ -10,7 +10,6 @@ use tonic::Status;
 
 use super::Owed;
 use crate::backoff::Backoff;
-use crate::cancels::Answer;
 use crate::coordinator::{Cancel, Started, undone};
 use crate::decider::{Command, Reply};
 use crate::domain::{Effect, OrderState, PLACE_ORDER, REFUND_ORDER, outstanding, saga_input};
@@ -195,15 +194,11 @@ impl Owed {
             .await?
         {
             Cancel::Unknown => return self.start(order, false).await,
-            Cancel::TooLate => {
-                // The order will be confirmed, and refunded in the same commit.
-                self.cancels.answer(&order.order_id, Answer::TooLate);
-                return Ok(Next::Later);
-            }
+            // The order will be confirmed, and refunded in the same commit.
+            Cancel::TooLate => return Ok(Next::Later),
             Cancel::Ended => self.coordinator.get(saga_id).await?,
             Cancel::Undoing(saga) => Some(*saga),
         };
-        self.cancels.answer(&order.order_id, Answer::Undoing);
         match saga.as_ref().and_then(undone) {
             Some((reason, message)) => Ok(self
                 .told(Command::SagaUndone {
