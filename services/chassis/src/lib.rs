@@ -6,6 +6,7 @@
 //! waiting uses `tokio::time`.
 
 pub mod admin;
+pub mod backoff;
 pub mod breaker;
 pub mod channel;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod telemetry;
 pub mod timestamp;
 pub mod trace;
 
+pub use backoff::Backoff;
 pub use breaker::{Breaker, Permit, RetryAfter};
 pub use channel::{PeerChannel, channel};
 pub use config::{ChassisConfig, MeshConfig, ServerConfig, TelemetryConfig};

@@ -19,7 +19,6 @@
 //! [`domain`] is pure and holds the rules and the words; [`decider`] puts it on the ledger; `feed` follows orders; `steps` does what sagas ask;
 //! `queue` says whose turn it is and `outbox` sends; [`mail`] are the ways to send; [`projection`] is the read side.
 
-mod backoff;
 pub mod decider;
 pub mod domain;
 mod feed;

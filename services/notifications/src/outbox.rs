@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::Env;
 use chassis::trace::{self, KeyValue};
+use chassis::{Backoff, Env};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use crate::backoff::Backoff;
 use crate::decider::{Command, Notifications, stream};
 use crate::domain::NotificationEvent;
 use crate::mail::{self, MailError, Mailer};

@@ -12,10 +12,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use chassis::Backoff;
 use sagamesh_api::shop::notifications::v1::NotificationRecorded;
 use tokio::time::Instant;
-
-use crate::backoff::Backoff;
 
 /// A notification that is owed.
 #[derive(Debug)]

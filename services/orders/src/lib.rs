@@ -34,7 +34,6 @@
 //! [`domain`] is pure and holds every rule; [`decider`] puts it on the ledger; `service` answers calls; `steps` does what sagas ask; `owed` does
 //! what orders owe; [`projection`] is the read side; `watch` follows single orders.
 
-mod backoff;
 pub mod coordinator;
 pub mod decider;
 pub mod domain;

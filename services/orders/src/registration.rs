@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chassis::{Env, PeerChannel};
+use chassis::{Backoff, Env, PeerChannel};
 use sagamesh_api::saga::v1::definition_service_client::DefinitionServiceClient;
 use sagamesh_api::saga::v1::{
     ActivateDefinitionRequest, Definition, DefinitionVersion, GetDefinitionRequest,
@@ -11,7 +11,6 @@ use sagamesh_api::saga::v1::{
 };
 use tonic::{Code, Status};
 
-use crate::backoff::Backoff;
 use crate::coordinator::Coordinator;
 use crate::domain::{REVISION, definitions, revision_of};
 

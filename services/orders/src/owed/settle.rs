@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::Backoff;
 use sagamesh_api::saga::v1::{SagaState, StartSagaRequest};
 use sagamesh_api::shop::orders::v1::{Order, OrderStatus};
 use tokio::sync::Notify;
 use tonic::Status;
 
 use super::Owed;
-use crate::backoff::Backoff;
 use crate::coordinator::{Cancel, Started, undone};
 use crate::decider::{Command, Reply};
 use crate::domain::{Effect, OrderState, PLACE_ORDER, REFUND_ORDER, outstanding, saga_input};
