@@ -24,6 +24,11 @@ pub fn remaining() -> Option<Duration> {
     current().map(|deadline| deadline.saturating_duration_since(Instant::now()))
 }
 
+/// How long a handler may wait for something so that its own answer still comes before the deadline; `otherwise` without one.
+pub fn patience(otherwise: Duration) -> Duration {
+    remaining().map_or(otherwise, |left| left * 4 / 5)
+}
+
 /// Runs `future` with this deadline for the calls that it makes (`None`: without one). It is not cut off itself.
 pub async fn scope<F: Future>(deadline: Option<Instant>, future: F) -> F::Output {
     let traceparent = trace::inherited();

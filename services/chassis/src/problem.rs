@@ -1,6 +1,8 @@
 //! Errors as users meet them: a gRPC status with exactly one `ErrorInfo`, field violations for bad input and
 //! `RetryInfo` where a retry helps.
 
+mod storage;
+
 use std::collections::HashMap;
 use std::time::Duration;
 

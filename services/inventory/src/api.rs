@@ -39,12 +39,15 @@ impl InventoryApi {
         if position == 0 {
             return Ok(());
         }
-        // Less than there is, so that this answer comes before the deadline itself.
-        let wait = chassis::deadline::remaining().map_or(LONGEST_WAIT, |left| left * 4 / 5);
-        self.ledger
+        let wait = chassis::deadline::patience(LONGEST_WAIT);
+        let ledger = &self.ledger;
+        match ledger
             .wait_for_projection(projection::NAME, position, wait)
             .await
-            .map_err(storage)
+        {
+            Err(ledger::Error::Timeout(_)) => Err(ERRORS.not_reached(position, ledger.head())),
+            reached => reached.map_err(storage),
+        }
     }
 }
 
@@ -337,34 +340,5 @@ fn refused(rejection: &domain::Rejection) -> Problem {
 }
 
 fn storage(error: ledger::Error) -> Problem {
-    match error {
-        ledger::Error::Timeout(what) => ERRORS
-            .problem(
-                Code::DeadlineExceeded,
-                "POSITION_NOT_REACHED",
-                format!("{what} was not reached in time: try again"),
-            )
-            .retry_after(OVERLOADED_RETRY),
-        error @ ledger::Error::OutOfRange { .. } => ERRORS
-            .problem(Code::OutOfRange, "POSITION_OUT_OF_RANGE", error.to_string())
-            .field("min_position", "is beyond the log"),
-        error if error.is_transient() => {
-            tracing::warn!(%error, "the database failed");
-            ERRORS
-                .problem(
-                    Code::Unavailable,
-                    "STORAGE_UNAVAILABLE",
-                    "inventory's database did not answer: try again",
-                )
-                .retry_after(OVERLOADED_RETRY)
-        }
-        error => {
-            tracing::error!(%error, "the database failed");
-            ERRORS.problem(
-                Code::Internal,
-                "STORAGE_FAILED",
-                "inventory's database failed: look at the service's log",
-            )
-        }
-    }
+    ERRORS.storage(error.is_transient(), &error)
 }

@@ -6,7 +6,6 @@ use ledger::sql::{Dynamic, Row, Sql, Value};
 use sagamesh_api::shop::notifications::v1::{
     ListNotificationsRequest, ListNotificationsResponse, Notification,
 };
-use tonic::Code;
 
 use crate::projection::notification_from;
 
@@ -128,12 +127,5 @@ fn read_cursor(cursor: &[u8]) -> Result<(i64, String), Problem> {
 }
 
 fn storage(error: &ledger::Error) -> Problem {
-    tracing::error!(%error, "the database of notifications failed");
-    ERRORS
-        .problem(
-            Code::Unavailable,
-            "STORAGE_UNAVAILABLE",
-            "notifications cannot reach its database: try again later",
-        )
-        .retry_after(std::time::Duration::from_secs(1))
+    ERRORS.storage(error.is_transient(), error)
 }

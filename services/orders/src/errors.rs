@@ -57,18 +57,11 @@ pub(crate) fn refused(error: ExecuteError<Refusal>) -> Problem {
                 "orders is shutting down: try again",
             )
             .retry_after(retry),
-        ExecuteError::Storage(error) => storage(&error),
+        ExecuteError::Storage(error) => storage(&error.0),
     }
 }
 
 /// The database failed.
-pub(crate) fn storage(error: &dyn std::fmt::Display) -> Problem {
-    tracing::error!(%error, "the database of orders failed");
-    ERRORS
-        .problem(
-            Code::Unavailable,
-            "STORAGE_UNAVAILABLE",
-            "orders cannot reach its database: try again later",
-        )
-        .retry_after(std::time::Duration::from_secs(1))
+pub(crate) fn storage(error: &ledger::Error) -> Problem {
+    ERRORS.storage(error.is_transient(), error)
 }

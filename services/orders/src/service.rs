@@ -153,7 +153,7 @@ impl Service {
             }
             Reply::Replayed(order_id) => self.placed_before(&order_id, done.position).await,
             Reply::Done | Reply::New | Reply::State(_) | Reply::Outcome(_) => {
-                Err(storage(&"an order was not answered as one"))
+                Err(ERRORS.storage(false, &"an order was not answered as one"))
             }
         }
     }
@@ -223,17 +223,11 @@ impl Service {
         if position == 0 {
             return Ok(());
         }
-        // Less than there is, so that this answer comes before the deadline itself.
-        let patience = deadline::remaining().map_or(READ_PATIENCE, |left| left * 4 / 5);
-        match self.ledger.wait_for_projection(ORDERS, position, patience).await {
-            Ok(()) => Ok(()),
-            Err(ledger::Error::Timeout(_)) if position > self.ledger.head() => Err(ERRORS.problem(
-                Code::OutOfRange,
-                "POSITION_AHEAD",
-                format!("min_position {position} lies beyond the newest position: it is another service's, or another log's"),
-            )),
-            Err(ledger::Error::Timeout(_)) => Err(behind("min_position")),
-            Err(error) => Err(storage(&error)),
+        let patience = deadline::patience(READ_PATIENCE);
+        let ledger = &self.ledger;
+        match ledger.wait_for_projection(ORDERS, position, patience).await {
+            Err(ledger::Error::Timeout(_)) => Err(ERRORS.not_reached(position, ledger.head())),
+            reached => reached.map_err(|error| storage(&error)),
         }
     }
 
@@ -254,7 +248,7 @@ impl Service {
         if !may_be || !self.is_placed(order_id).await? {
             return Ok(order);
         }
-        let patience = deadline::remaining().map_or(READ_PATIENCE, |left| left * 4 / 5);
+        let patience = deadline::patience(READ_PATIENCE);
         let looking = async {
             loop {
                 tokio::time::sleep(LOOK).await;
@@ -264,7 +258,7 @@ impl Service {
             }
         };
         let looked = tokio::time::timeout(patience, looking).await;
-        looked.unwrap_or_else(|_| Err(behind("the order")))
+        looked.unwrap_or_else(|_| Err(ERRORS.behind("the order")))
     }
 
     /// Whether the log has an order, as it is now, whoever wrote it.
@@ -314,11 +308,4 @@ fn unavailable(problem: AvailabilityProblem) -> Problem {
             )
         }
     }
-}
-
-fn behind(what: &str) -> Problem {
-    let message = format!("the read side did not reach {what} in time: try again");
-    ERRORS
-        .problem(Code::DeadlineExceeded, "READ_SIDE_BEHIND", message)
-        .retry_after(Duration::from_millis(200))
 }

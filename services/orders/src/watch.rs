@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::decider::{Orders, decode};
 use crate::domain::OrderEvent;
-use crate::errors::storage;
+use crate::errors::ERRORS;
 use crate::projection::{show, version_of};
 
 /// What WatchOrder answers with.
@@ -196,7 +196,11 @@ impl State {
         loop {
             match tokio::time::timeout(HEARTBEAT, self.watch.changes.recv()).await {
                 Err(_) => return Some(Ok(None)),
-                Ok(None) => return Some(Err(storage(&"nobody hands out changes any more"))),
+                Ok(None) => {
+                    return Some(Err(
+                        ERRORS.storage(true, &"nobody hands out changes any more")
+                    ));
+                }
                 // What was read already.
                 Ok(Some(change)) if change.version <= self.version => {
                     if self.ended() && self.watch.changes.is_empty() {

@@ -19,7 +19,6 @@ const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 500;
 /// How long a read waits for its position when the call has no deadline.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_millis(250);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -31,6 +30,22 @@ impl PaymentApi {
     /// A service on `ledger`.
     pub fn new(ledger: Ledger<Payments>) -> Self {
         Self { ledger }
+    }
+
+    /// Waits until the read side has this position.
+    async fn reach(&self, position: u64) -> Result<(), Problem> {
+        if position == 0 {
+            return Ok(());
+        }
+        let wait = chassis::deadline::patience(LONGEST_WAIT);
+        let ledger = &self.ledger;
+        match ledger
+            .wait_for_projection(projection::NAME, position, wait)
+            .await
+        {
+            Err(ledger::Error::Timeout(_)) => Err(ERRORS.not_reached(position, ledger.head())),
+            reached => reached.map_err(storage),
+        }
     }
 }
 
@@ -48,14 +63,7 @@ impl PaymentService for PaymentApi {
             let rule = "must be 1 to 128 characters of [A-Za-z0-9._:-]";
             return Err(ERRORS.invalid_field("payment_id", rule).into());
         }
-        if min_position > 0 {
-            // Less than there is, so that this answer comes before the deadline itself.
-            let wait = chassis::deadline::remaining().map_or(LONGEST_WAIT, |left| left * 4 / 5);
-            self.ledger
-                .wait_for_projection(projection::NAME, min_position, wait)
-                .await
-                .map_err(storage)?;
-        }
+        self.reach(min_position).await?;
         let payment = queries::payment(&self.ledger.reader(), &id)
             .await
             .map_err(storage)?;
@@ -121,31 +129,5 @@ impl PaymentService for PaymentApi {
 
 /// The one place that says what an error of the ledger is to a caller.
 fn storage(error: ledger::Error) -> Problem {
-    match error {
-        ledger::Error::Timeout(what) => ERRORS
-            .problem(
-                Code::DeadlineExceeded,
-                "POSITION_NOT_REACHED",
-                format!("{what} was not reached in time: try again"),
-            )
-            .retry_after(RETRY),
-        error if error.is_transient() => {
-            tracing::warn!(%error, "the database failed");
-            ERRORS
-                .problem(
-                    Code::Unavailable,
-                    "STORAGE_UNAVAILABLE",
-                    "payments' database did not answer: try again",
-                )
-                .retry_after(RETRY)
-        }
-        error => {
-            tracing::error!(%error, "the database failed");
-            ERRORS.problem(
-                Code::Internal,
-                "STORAGE_FAILED",
-                "payments' database failed: look at the service's log",
-            )
-        }
-    }
+    ERRORS.storage(error.is_transient(), &error)
 }

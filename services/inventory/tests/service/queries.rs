@@ -1,5 +1,7 @@
 //! The gRPC reads.
 
+use std::time::Duration;
+
 use chassis::problem::{fields, reason};
 use participant::Outcome;
 use sagamesh_api::shop::inventory::v1 as api;
@@ -66,6 +68,24 @@ async fn availability_of_known_unknown_and_scarce_items() {
             (Code::InvalidArgument, field)
         );
     }
+}
+
+#[tokio::test]
+async fn a_position_beyond_the_log_is_out_of_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = Shop::open(folder.path()).await;
+    let request = Request::new(api::GetItemRequest {
+        sku: "cup".into(),
+        min_position: 1_000,
+    });
+    let read = shop.api.get_item(request);
+    let status = chassis::deadline::within(Duration::from_millis(50), read)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), chassis::problem::reason(&status).as_deref()),
+        (Code::OutOfRange, Some("POSITION_OUT_OF_RANGE"))
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The gRPC methods.
 
+use std::time::Duration;
+
 use chassis::problem::{fields, reason};
 use payments::SERVICE;
 use sagamesh_api::shop::payments::v1 as api;
@@ -7,6 +9,24 @@ use sagamesh_api::shop::payments::v1::payment_service_server::PaymentService as 
 use tonic::{Code, Request};
 
 use crate::shop::Shop;
+
+#[tokio::test]
+async fn a_position_beyond_the_log_is_out_of_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = Shop::open(folder.path()).await;
+    let request = Request::new(api::GetPaymentRequest {
+        payment_id: "p".into(),
+        min_position: 1_000,
+    });
+    let read = shop.api.get_payment(request);
+    let status = chassis::deadline::within(Duration::from_millis(50), read)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_deref()),
+        (Code::OutOfRange, Some("POSITION_OUT_OF_RANGE"))
+    );
+}
 
 #[tokio::test]
 async fn payments_are_listed_newest_first_in_pages() {
