@@ -19,6 +19,7 @@ use crate::decider::{Decider, Lookup, Observer};
 use crate::error::ExecuteError;
 use crate::log::Log;
 use crate::store::{SnapshotRow, Store};
+use crate::stream::check_name;
 use crate::{Error, StreamId};
 
 mod cache;
@@ -297,12 +298,20 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
             .fetch_sub(self.inner.arrived.len(), Ordering::Relaxed);
         for Request { command, answer } in self.inner.arrived.drain(..) {
             let streams = self.decider.streams(&command);
-            let keys = self
+            let keys: Vec<Arc<str>> = self
                 .decider
                 .inbox_keys(&command)
                 .into_iter()
                 .map(Arc::from)
                 .collect();
+            let mut names = streams
+                .iter()
+                .map(StreamId::as_str)
+                .chain(keys.iter().map(|key| &**key));
+            if let Err(error) = names.try_for_each(check_name) {
+                answer.send(Err(error.into()));
+                continue;
+            }
             self.inner.waiting.push_back(Waiting {
                 command,
                 answer,

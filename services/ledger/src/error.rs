@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::stream::MAX_NAME_BYTES;
+
 /// An error of the ledger. Cloneable, because one failed batch answers many callers.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -70,6 +72,14 @@ pub enum Error {
     /// A decider or projection broke its contract; a bug of the service.
     #[error("{0}")]
     Contract(String),
+    /// No stream and no inbox row can have this name.
+    #[error(
+        "{name:?} cannot name a stream or an inbox row: a name has at most {MAX_NAME_BYTES} bytes and no NUL; ask with an id that keeps to that"
+    )]
+    Name {
+        /// The name, cut short.
+        name: String,
+    },
     /// Another writer was faster too many times in a row.
     #[error("other writers changed the same streams {0} times in a row: try again later")]
     Contended(u32),
@@ -120,7 +130,11 @@ impl Error {
     pub fn is_permanent(&self) -> bool {
         matches!(
             self,
-            Error::Corrupt { .. } | Error::Newer { .. } | Error::Decode { .. } | Error::Contract(_)
+            Error::Corrupt { .. }
+                | Error::Newer { .. }
+                | Error::Decode { .. }
+                | Error::Contract(_)
+                | Error::Name { .. }
         )
     }
 

@@ -427,10 +427,19 @@ fn postgres(params: Vec<Value>) -> Result<PgArguments, Error> {
         match value {
             Value::Int(value) => arguments.add(value),
             Value::Real(value) => arguments.add(value),
-            Value::Text(value) => arguments.add(value),
+            Value::Text(value) => arguments.add(value.map(without_nul)),
             Value::Bytes(value) => arguments.add(value),
         }
         .map_err(sqlx::Error::Encode)?;
     }
     Ok(arguments)
+}
+
+/// PostgreSQL has no NUL in texts and refuses the statement. What a stranger wrote must not stop a projection for ever: its tables show it with the sign
+/// for what cannot be shown, and a search for it finds it so.
+fn without_nul(text: String) -> String {
+    match text.contains('\0') {
+        true => text.replace('\0', "\u{FFFD}"),
+        false => text,
+    }
 }

@@ -3,6 +3,22 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::Error;
+
+/// The longest name of a stream or an inbox row: an index of PostgreSQL takes keys of 2,700 bytes, and nobody needs that many.
+pub(crate) const MAX_NAME_BYTES: usize = 1024;
+
+/// Whether every store can keep a stream or an inbox row of this name. What one of them cannot, all refuse, and before a batch is made of it: the
+/// batch would fail as a whole.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    if name.len() <= MAX_NAME_BYTES && !name.contains('\0') {
+        return Ok(());
+    }
+    Err(Error::Name {
+        name: name.chars().take(80).collect(),
+    })
+}
+
 /// The name of a stream, for example `order/0198c5f0-...`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(Arc<str>);

@@ -143,6 +143,12 @@ pub(super) fn attributes(
                 "a value must have at most 256 characters",
             );
         }
+        if value.chars().any(char::is_control) {
+            found.add(
+                format!("{field}[{key:.80?}]"),
+                "a value must have no control characters",
+            );
+        }
     }
 }
 

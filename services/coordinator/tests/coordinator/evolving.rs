@@ -94,7 +94,7 @@ async fn a_version_that_was_left_behind_is_refused_with_a_sentence() {
 }
 
 /// Appends to the log as a coordinator does that is newer than this one.
-async fn write(
+pub(crate) async fn write(
     database: &mut sqlx::PgConnection,
     stream: &str,
     version: i64,

@@ -13,5 +13,6 @@ mod shapes;
 mod starts;
 mod streams;
 mod support;
+mod table;
 mod undo;
 mod waits;

@@ -298,6 +298,13 @@ async fn bad_filters_and_tokens_are_refused_by_field() {
             },
         ),
     ];
+    let many = many.into_iter().chain([(
+        "filter.search_attributes[\"customer\"]",
+        SagaFilter {
+            search_attributes: BTreeMap::from([("customer".to_owned(), "a\0b".to_owned())]),
+            ..SagaFilter::default()
+        },
+    )]);
     for (field, filter) in many {
         let request = ListSagasRequest {
             filter: Some(filter),

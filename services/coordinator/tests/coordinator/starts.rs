@@ -56,7 +56,11 @@ async fn bad_starts_are_refused_with_every_field() {
             ("Bad Field".to_owned(), text("x")),
             ("empty".to_owned(), Value::default()),
         ]),
-        search_attributes: BTreeMap::from([("k".to_owned(), "v".repeat(257))]),
+        search_attributes: BTreeMap::from([
+            ("k".to_owned(), "v".repeat(257)),
+            ("line".to_owned(), "a\nb".to_owned()),
+            ("nul".to_owned(), "a\0b".to_owned()),
+        ]),
         wait: millis(60_001),
         deadline: millis(-5),
         ..StartSagaRequest::default()
@@ -74,6 +78,8 @@ async fn bad_starts_are_refused_with_every_field() {
             "input[\"Bad Field\"]",
             "input[\"empty\"]",
             "search_attributes[\"k\"]",
+            "search_attributes[\"line\"]",
+            "search_attributes[\"nul\"]",
             "wait",
             "deadline"
         ]

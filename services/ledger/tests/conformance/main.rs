@@ -39,7 +39,8 @@ on_every_store! {
         a_snapshot_stands_for_the_events_before_it,
         a_decision_may_touch_only_what_it_named,
         the_observer_sees_what_is_durable_before_the_caller,
-        names_of_streams_are_listed_in_order;
+        names_of_streams_are_listed_in_order,
+        a_name_that_no_store_can_keep_is_refused_alone;
     requests:
         a_request_is_carried_out_once,
         concurrent_repeats_of_a_request_are_carried_out_once,
@@ -56,7 +57,8 @@ on_every_store! {
         waiting_for_a_projection_is_bounded,
         the_reader_cannot_write,
         a_transaction_that_is_dropped_leaves_nothing,
-        values_survive_both_dialects;
+        values_survive_both_dialects,
+        a_text_that_postgresql_does_not_know_stops_nothing;
 }
 
 /// Every case on every store that several processes may share.

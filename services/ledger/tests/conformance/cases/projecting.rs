@@ -184,6 +184,31 @@ pub(crate) async fn values_survive_both_dialects(bench: Bench) {
     open.close().await;
 }
 
+pub(crate) async fn a_text_that_postgresql_does_not_know_stops_nothing(bench: Bench) {
+    let open = bench.open().await;
+    let work = open.ledger.transact(|tx| {
+        Box::pin(async move {
+            tx.script("CREATE TABLE words (word TEXT PRIMARY KEY)")
+                .await?;
+            tx.execute("INSERT INTO words (word) VALUES ($1)", params!["a\0b"])
+                .await?;
+            tx.execute_rows(
+                "INSERT INTO words (word) VALUES",
+                vec![params!["c\0d"], params!["e"]],
+                "",
+            )
+            .await
+        })
+    });
+    work.await.expect("written");
+    for word in ["a\0b", "c\0d", "e"] {
+        let sql = "SELECT word FROM words WHERE word = $1";
+        let found = open.ledger.reader().fetch_all(sql, params![word]).await;
+        assert_eq!(found.expect("a query").len(), 1, "{word:?}");
+    }
+    open.close().await;
+}
+
 /// SQL that was put together at run time.
 fn sql_safe(sql: &str) -> ledger::sql::Dynamic<String> {
     ledger::sql::Dynamic(sql.to_owned())

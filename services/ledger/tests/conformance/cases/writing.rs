@@ -411,3 +411,36 @@ pub(crate) async fn names_of_streams_are_listed_in_order(bench: Bench) {
     assert_eq!(names("", "account/c").await, ["other/x"]);
     open.close().await;
 }
+
+pub(crate) async fn a_name_that_no_store_can_keep_is_refused_alone(bench: Bench) {
+    let open = bench.open().await;
+    let long = "x".repeat(3000);
+    // One batch: what is refused must not take the others along.
+    let bad = join_all([
+        open.ledger.execute(Command::AddTo(account("a\0b"), 1)),
+        open.ledger.execute(Command::AddTo(account(&long), 1)),
+        open.ledger
+            .execute(Command::Request("id\0".to_owned(), "a", 1)),
+        open.ledger.execute(Command::Request(long.clone(), "a", 1)),
+    ]);
+    let fair = join_all([
+        open.ledger.execute(Command::Add("a", 1)),
+        open.ledger
+            .execute(Command::Request("id".to_owned(), "b", 1)),
+    ]);
+    let (bad, fair) = tokio::join!(bad, fair);
+    for refused in bad {
+        match refused {
+            Err(ExecuteError::Storage(error)) => {
+                assert!(matches!(error.0, Error::Name { .. }), "{error}");
+                assert!(error.to_string().len() < 500, "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for done in fair {
+        assert_eq!(done.expect("not theirs").reply, 1);
+    }
+    assert_eq!(open.ledger.head(), 2);
+    open.close().await;
+}
