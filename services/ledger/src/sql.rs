@@ -18,10 +18,11 @@ mod at_once;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments as _, PgPool, Postgres, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{Arguments as _, Postgres, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::Error;
+use crate::store::postgres::{Connections, Held};
 use crate::store::simulated::SimulatedDisk;
 use crate::store::sqlite::Writer;
 
@@ -184,7 +185,7 @@ pub(crate) enum Pool {
     /// One connection of a simulation: see [`at_once()`]. A pool takes its connections back in tasks, which could not run meanwhile.
     /// The disk is asked before whether it can be reached.
     AtOnce(Arc<Mutex<SqliteConnection>>, Option<SimulatedDisk>),
-    Postgres(PgPool),
+    Postgres(Connections),
 }
 
 impl Sql {
@@ -274,7 +275,7 @@ pub struct Tx(pub(crate) Connection);
 
 pub(crate) enum Connection {
     Sqlite(OwnedMutexGuard<Writer>),
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    Postgres(Held),
 }
 
 impl Tx {
@@ -300,7 +301,7 @@ impl Tx {
                     .rows_affected()
             }
             Connection::Postgres(tx) => sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
-                .execute(&mut **tx)
+                .execute(&mut *tx)
                 .await?
                 .rows_affected(),
         })
@@ -320,7 +321,7 @@ impl Tx {
             }
             Connection::Postgres(tx) => {
                 let rows = sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
-                    .fetch_all(&mut **tx)
+                    .fetch_all(&mut *tx)
                     .await?;
                 rows.into_iter().map(Row::Postgres).collect()
             }
@@ -341,7 +342,7 @@ impl Tx {
                     .map(Row::Sqlite)
             }
             Connection::Postgres(tx) => sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
-                .fetch_optional(&mut **tx)
+                .fetch_optional(&mut *tx)
                 .await?
                 .map(Row::Postgres),
         })
@@ -398,7 +399,7 @@ impl Tx {
                 at_once(writer.at_once, script.execute(&mut writer.connection)).await?;
             }
             Connection::Postgres(tx) => {
-                sqlx::raw_sql(Dynamic(sql)).execute(&mut **tx).await?;
+                sqlx::raw_sql(Dynamic(sql)).execute(&mut *tx).await?;
             }
         }
         Ok(())

@@ -3,10 +3,9 @@
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgPool, Row as _};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Row as _};
 use uuid::Uuid;
 
 use super::{
@@ -17,10 +16,12 @@ use crate::shards::LeaseTable;
 use crate::sql::{Connection, Pool, Sql, Tx};
 use crate::{Error, Recorded, StoreConfig, StreamId};
 
+mod connections;
 mod leases;
 mod open;
 mod read;
 
+pub(crate) use connections::{Connections, Held};
 use leases::PostgresLeases;
 
 /// The log that is written; there is one so far.
@@ -40,14 +41,14 @@ const STREAMS: &str = "SELECT stream FROM ledger_events WHERE version = 1 AND st
 
 /// A ledger in a PostgreSQL database, in a schema of the service's name.
 pub(crate) struct PostgresStore {
-    name: String,
+    name: Arc<str>,
     log_id: Arc<str>,
     writer: String,
     session: AtomicI64,
     /// Appends and look-ups only, so that projections do not hold them up.
-    appends: PgPool,
-    transactions: PgPool,
-    queries: PgPool,
+    appends: Connections,
+    transactions: Connections,
+    queries: Connections,
     leases: PostgresLeases,
 }
 
@@ -76,19 +77,18 @@ impl PostgresStore {
             .options([("search_path", schema.as_str())])
             .application_name(&format!("sagamesh-{schema}"))
             .disable_statement_logging();
-        let name = format!(
+        let name: Arc<str> = format!(
             "PostgreSQL database {} on {}, schema {schema}",
             options.get_database().unwrap_or("postgres"),
             options.get_host()
-        );
+        )
+        .into();
         let pool = |size, read_only: &str| {
-            PgPoolOptions::new()
-                .max_connections(size)
-                .acquire_timeout(Duration::from_secs(10))
-                .connect_lazy_with(options.clone().options([
-                    ("default_transaction_read_only", read_only),
-                    ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
-                ]))
+            let options = options.clone().options([
+                ("default_transaction_read_only", read_only),
+                ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+            ]);
+            Connections::new(size, options, &name)
         };
         let (appends, transactions, queries) = (pool(2, "off"), pool(4, "off"), pool(8, "on"));
         let leases = PostgresLeases(pool(2, "off"));
@@ -232,7 +232,7 @@ impl PostgresStore {
         let mut tx = self.appends.begin().await?;
         sqlx::query("SELECT 1 FROM ledger_shards WHERE shard = $1 FOR UPDATE")
             .bind(SHARD)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         // The row may have been forgotten after a month of silence.
         let row = sqlx::query(
@@ -242,7 +242,7 @@ impl PostgresStore {
         .bind(&self.writer)
         .bind(self.session.load(Ordering::Relaxed) + 1)
         .bind(batch.commit_millis)
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut tx)
         .await?;
         tx.commit().await?;
         self.session.store(row.try_get(0)?, Ordering::Relaxed);
@@ -263,7 +263,7 @@ impl Store for PostgresStore {
     }
 
     fn name(&self) -> String {
-        self.name.clone()
+        self.name.to_string()
     }
 
     fn exclusive(&self) -> bool {
@@ -387,7 +387,7 @@ impl Store for PostgresStore {
             let mut tx = self.transactions.begin().await?;
             if durability == Durability::Later {
                 sqlx::query("SET LOCAL synchronous_commit = off")
-                    .execute(&mut *tx)
+                    .execute(&mut tx)
                     .await?;
             }
             Ok(Tx(Connection::Postgres(tx)))

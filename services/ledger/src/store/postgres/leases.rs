@@ -1,8 +1,9 @@
 //! Owners and leases in PostgreSQL: the tables `ledger_owners` and `ledger_leases`.
 
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row as _};
 
+use super::{Connections, Held};
 use crate::shards::{LeaseTable, Owner};
 use crate::store::BoxFuture;
 use crate::{Error, Fence, Lease, Member, Standing, Taken};
@@ -30,12 +31,19 @@ const RELEASE: &str = "UPDATE ledger_leases SET owner = NULL, session = NULL, ha
 
 /// Leases, on connections of their own: they are renewed whatever else is going on.
 #[derive(Clone)]
-pub(crate) struct PostgresLeases(pub(super) PgPool);
+pub(crate) struct PostgresLeases(pub(super) Connections);
+
+impl PostgresLeases {
+    /// Before a lease is over there must be time for another try.
+    fn in_time(&self, me: &Owner) -> Connections {
+        self.0.within(me.lease / 2)
+    }
+}
 
 /// From now on nobody writes, and no lease changes, before this transaction ends.
-async fn lock(connection: &mut PgConnection) -> Result<(), Error> {
+async fn lock(tx: &mut Held) -> Result<(), Error> {
     sqlx::query("SELECT 1 FROM ledger_shards WHERE shard = 0 FOR UPDATE")
-        .execute(connection)
+        .execute(tx)
         .await?;
     Ok(())
 }
@@ -79,11 +87,11 @@ impl LeaseTable for PostgresLeases {
                 .bind(&me.session)
                 .bind(&me.member.address)
                 .bind(me.lease.as_secs_f64())
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
             sqlx::query(MAKE_HOME)
                 .bind(&me.member.name)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
             Ok(tx.commit().await?)
         })
@@ -96,7 +104,7 @@ impl LeaseTable for PostgresLeases {
                 .bind(&me.session)
                 .bind(leaving)
                 .bind(me.lease.as_secs_f64())
-                .execute(&self.0)
+                .execute(&self.in_time(me))
                 .await?;
             Ok(renewed.rows_affected() > 0)
         })
@@ -104,15 +112,15 @@ impl LeaseTable for PostgresLeases {
 
     fn look<'a>(&'a self, me: &'a Owner) -> BoxFuture<'a, Result<Standing, Error>> {
         Box::pin(async move {
-            let mut tx = self.0.begin().await?;
+            let mut tx = self.in_time(me).begin().await?;
             sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
-            let members = sqlx::query(MEMBERS).fetch_all(&mut *tx).await?;
+            let members = sqlx::query(MEMBERS).fetch_all(&mut tx).await?;
             let leases = sqlx::query(LEASES)
                 .bind(&me.member.name)
                 .bind(&me.session)
-                .fetch_all(&mut *tx)
+                .fetch_all(&mut tx)
                 .await?;
             tx.commit().await?;
             Ok(Standing {
@@ -147,7 +155,7 @@ impl LeaseTable for PostgresLeases {
                 .bind(fence.epoch)
                 .bind(handed)
                 .bind(&me.session)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
             tx.commit().await?;
             Ok(released.rows_affected() > 0)

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
+use super::{Connections, Held};
 use crate::Error;
 use crate::store::schema;
 
@@ -31,27 +32,27 @@ pub(super) fn explain(database: &str, error: sqlx::Error) -> Error {
 
 /// Creates the tables or checks them, and registers this writer. Returns the log id.
 pub(super) async fn prepare(
-    pool: &PgPool,
+    connections: &Connections,
     name: &str,
     schema_name: &str,
     writer: &str,
 ) -> Result<Arc<str>, Error> {
-    let mut tx = pool.begin().await?;
+    let mut tx = connections.begin().await?;
     // Replicas that start together take turns.
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sagamesh-ledger'), hashtext($1))")
         .bind(schema_name)
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
     sqlx::raw_sql(AssertSqlSafe(format!(
         "CREATE SCHEMA IF NOT EXISTS \"{schema_name}\""
     )))
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
     let tables: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = $1",
     )
     .bind(schema_name)
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut tx)
     .await?;
     if tables == 0 {
         create(&mut tx).await?;
@@ -61,23 +62,23 @@ pub(super) async fn prepare(
         "INSERT INTO ledger_writers (writer, session, seen) VALUES ($1, 1, CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT))",
     )
     .bind(writer)
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
     sqlx::query("DELETE FROM ledger_writers WHERE seen < CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT) - $1")
         .bind(FORGOTTEN_MILLIS)
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
     tx.commit().await?;
     Ok(log_id)
 }
 
-async fn create(connection: &mut PgConnection) -> Result<(), Error> {
+async fn create(tx: &mut Held) -> Result<(), Error> {
     for part in [
         schema::POSTGRES,
         schema::POSTGRES_LEASES,
         schema::POSTGRES_APPEND,
     ] {
-        sqlx::raw_sql(part).execute(&mut *connection).await?;
+        sqlx::raw_sql(part).execute(&mut *tx).await?;
     }
     sqlx::query(
         "INSERT INTO ledger_meta (key, value) VALUES ('schema_version', $1), ('usable_from', $2), ('log_id', $3)",
@@ -85,18 +86,18 @@ async fn create(connection: &mut PgConnection) -> Result<(), Error> {
     .bind(schema::POSTGRES_VERSION.to_string())
     .bind(schema::POSTGRES_USABLE_FROM.to_string())
     .bind(Uuid::now_v7().to_string())
-    .execute(connection)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
-async fn check(connection: &mut PgConnection, name: &str) -> Result<Arc<str>, Error> {
+async fn check(tx: &mut Held, name: &str) -> Result<Arc<str>, Error> {
     let corrupt = |detail: String| Error::Corrupt {
         database: name.to_owned(),
         detail,
     };
     let rows: Vec<(String, String)> = sqlx::query_as("SELECT key, value FROM ledger_meta")
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut *tx)
         .await
         .map_err(|error| corrupt(error.to_string()))?;
     let value = |key: &str| {
@@ -121,7 +122,7 @@ async fn check(connection: &mut PgConnection, name: &str) -> Result<Arc<str>, Er
                 schema::POSTGRES_LEASES,
                 schema::POSTGRES_APPEND,
             ] {
-                sqlx::raw_sql(part).execute(&mut *connection).await?;
+                sqlx::raw_sql(part).execute(&mut *tx).await?;
             }
         }
         _ => return Err(corrupt("it has no valid schema version".into())),
@@ -131,7 +132,7 @@ async fn check(connection: &mut PgConnection, name: &str) -> Result<Arc<str>, Er
         "INSERT INTO ledger_meta (key, value) VALUES ('usable_from', $1) ON CONFLICT DO NOTHING",
     )
     .bind(schema::POSTGRES_USABLE_FROM.to_string())
-    .execute(connection)
+    .execute(tx)
     .await?;
     value("log_id")
         .map(Into::into)

@@ -1,8 +1,8 @@
 //! What the committer and others read of streams.
 
-use sqlx::{PgPool, Row as _};
+use sqlx::Row as _;
 
-use super::PostgresStore;
+use super::{Connections, PostgresStore};
 use crate::store::Loaded;
 use crate::{Error, StreamId};
 
@@ -12,7 +12,7 @@ const LOAD: &str = "SELECT e.stream, e.version, e.type, e.data FROM unnest($1::t
 impl PostgresStore {
     pub(super) async fn load_streams(
         &self,
-        pool: &PgPool,
+        connections: &Connections,
         streams: &[StreamId],
         snapshots: bool,
     ) -> Result<Vec<Loaded>, Error> {
@@ -36,7 +36,7 @@ impl PostgresStore {
                 "SELECT stream, version, data FROM ledger_snapshots WHERE stream = ANY($1)",
             )
             .bind(&names)
-            .fetch_all(pool)
+            .fetch_all(connections)
             .await?;
             for row in rows {
                 loaded[at[row.try_get::<&str, _>(0)?]].snapshot =
@@ -53,7 +53,7 @@ impl PostgresStore {
         for row in sqlx::query(LOAD)
             .bind(&names)
             .bind(after)
-            .fetch_all(pool)
+            .fetch_all(connections)
             .await?
         {
             let event = (

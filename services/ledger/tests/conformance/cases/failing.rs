@@ -1,9 +1,10 @@
 //! Commits that fail, answers that are lost, full disks, crashes.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use ledger::{Error, ExecuteError};
+use ledger::{Error, ExecuteError, params};
 
 use crate::accounts::{Command, account};
 use crate::bench::{Bench, Open};
@@ -205,6 +206,107 @@ async fn a_commit_that_never_arrived_is_answered_with_an_error_and_is_not_there(
             2
         );
         open.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_told_to_end_what_nobody_waits_for() {
+    let Some(bench) = Bench::postgres().await else {
+        return;
+    };
+    let open = bench.open().await;
+    let settings = "SELECT current_setting('statement_timeout') || ' ' || current_setting('tcp_user_timeout') || ' ' || \
+        current_setting('tcp_keepalives_idle') || ' ' || current_setting('idle_in_transaction_session_timeout')";
+    let read = open.ledger.reader().fetch_all(settings, params![]).await;
+    let written = open
+        .ledger
+        .transact(|tx| Box::pin(tx.fetch_all(settings, params![])))
+        .await;
+    for rows in [read, written] {
+        let found: String = rows.expect("a query")[0].get(0).expect("a text");
+        assert_eq!(found, "9s 30000 10 2s");
+    }
+    open.close().await;
+}
+
+/// Waits for what waits for a database that does not answer: time passes faster. Fails a test in which that does not help.
+async fn patiently<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..600 {
+        tokio::select! {
+            biased;
+            output = &mut future => return output,
+            // For what does answer.
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::resume();
+    }
+    panic!("it still waits for the database");
+}
+
+#[tokio::test]
+async fn a_database_that_vanishes_without_a_word_is_given_up_and_its_commits_are_looked_up() {
+    for written in [true, false] {
+        let Some(bench) = Bench::postgres().await else {
+            return;
+        };
+        let Bench::Postgres { proxy, .. } = &bench else {
+            unreachable!("on PostgreSQL alone")
+        };
+        let open = bench.open().await;
+        let first = open.ledger.execute(Command::Add("a", 5)).await;
+        assert_eq!(open.balance("account/a", 1).await, Some(5));
+        match written {
+            true => proxy.swallow_from_next_answer(),
+            false => proxy.swallow_from_next_question(),
+        }
+        let adding = async {
+            let mut adding = std::pin::pin!(open.ledger.execute(Command::Add("a", 1)));
+            tokio::select! {
+                early = &mut adding => panic!("{early:?} before the database vanished"),
+                () = proxy.swallows() => {}
+            }
+            // While the path is away nothing is known, however long that is.
+            tokio::select! {
+                early = &mut adding => panic!("{early:?} without having looked"),
+                () = tokio::time::sleep(Duration::from_secs(30)) => {}
+            }
+            proxy.mend();
+            adding.await
+        };
+        let done = patiently(adding).await;
+        let known = match written {
+            true => 6,
+            false => 5,
+        };
+        match done {
+            Ok(done) => assert_eq!((done.reply, done.position, written), (6, 2, true)),
+            Err(ExecuteError::Storage(error)) => {
+                assert!(!written, "{error}");
+                assert!(error.to_string().contains("did not answer"), "{error}");
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+        // Everything goes on without a restart: the committer, the tables, whoever reads them.
+        let next = patiently(open.ledger.execute(Command::Add("a", 10))).await;
+        let next = next.expect("it goes on");
+        assert_eq!(next.reply, known + 10);
+        assert_eq!(
+            next.position,
+            first.as_ref().expect("added").position + 1 + u64::from(written)
+        );
+        let reading = async {
+            let within = Duration::from_secs(100_000);
+            let follows = open
+                .ledger
+                .wait_for_projection("balances", next.position, within);
+            follows.await.expect("the table follows");
+            open.balance("account/a", next.position).await
+        };
+        assert_eq!(patiently(reading).await, Some(known + 10));
+        patiently(open.close()).await;
     }
 }
 
