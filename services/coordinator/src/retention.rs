@@ -62,44 +62,22 @@ async fn sweep(engine: &Engine) -> Result<usize, Error> {
 }
 
 async fn delete(tx: &mut Tx, expired: Vec<(String, Vec<u8>)>) -> Result<usize, Error> {
-    let head: i64 = match tx
-        .fetch_optional("SELECT MAX(position) FROM ledger_events", params![])
-        .await?
-    {
-        Some(row) => row.get::<Option<i64>>(0)?.unwrap_or(0),
-        None => 0,
-    };
+    let streams: Vec<_> = expired.iter().map(|(id, _)| saga_stream(id)).collect();
+    // It leaves with a later sweep.
+    let kept = tx.delete_streams(&streams).await?;
     let mut count = 0;
-    for (saga_id, summary) in expired {
-        let stream = saga_stream(&saga_id);
-        let newest = tx
-            .fetch_optional(
-                "SELECT MAX(position) FROM ledger_events WHERE stream = $1",
-                params![&stream],
-            )
-            .await?;
-        // The newest event of the log stays: positions go on from it. Its saga leaves once there are newer events.
-        if newest
-            .map(|row| row.get::<Option<i64>>(0))
-            .transpose()?
-            .flatten()
-            == Some(head)
-        {
+    for ((saga_id, summary), stream) in expired.iter().zip(streams) {
+        if Some(stream) == kept {
             continue;
         }
-        tx.execute(
-            "DELETE FROM ledger_events WHERE stream = $1",
-            params![&stream],
-        )
-        .await?;
-        let saga = decode(&summary)?;
+        let saga = decode(summary)?;
         let start = saga.start_time.as_ref().map_or(0, timestamp::to_millis);
         for (name, value) in &saga.search_attributes {
             let sql = "DELETE FROM saga_attribute WHERE name = $1 AND value = $2 AND start_time = $3 AND saga_id = $4";
-            tx.execute(sql, params![name, value, start, &saga_id])
+            tx.execute(sql, params![name, value, start, saga_id])
                 .await?;
         }
-        tx.execute("DELETE FROM saga WHERE saga_id = $1", params![&saga_id])
+        tx.execute("DELETE FROM saga WHERE saga_id = $1", params![saga_id])
             .await?;
         count += 1;
     }

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 mod at_once;
+mod streams;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};

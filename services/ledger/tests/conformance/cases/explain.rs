@@ -123,6 +123,9 @@ async fn a_million_events_are_found_by_index_in_postgres() {
         assert!(!plan.contains("Seq Scan on ledger_events"), "{sql}\n{plan}");
     }
     million(&open).await;
+    let read = open.ledger.transact(|tx| Box::pin(delete_two(tx)));
+    let read = read.await.expect("deleted");
+    assert!(read < 100, "{read} events were read to delete eight");
     open.close().await;
 }
 
@@ -140,4 +143,13 @@ async fn million(open: &Open) {
         open.ledger.read_log(999_999, 10).await.expect("read").len(),
         2
     );
+}
+
+/// Deletes two streams, and says how many events the transaction read.
+async fn delete_two(tx: &mut ledger::sql::Tx) -> Result<i64, ledger::Error> {
+    let streams = [account("m000001"), account("m000002")];
+    assert_eq!(tx.delete_streams(&streams).await?, None);
+    let read = "SELECT CAST(seq_tup_read + idx_tup_fetch AS BIGINT) FROM pg_stat_xact_user_tables WHERE relname = 'ledger_events'";
+    let row = tx.fetch_optional(read, params![]).await?;
+    row.expect("a row").get(0)
 }

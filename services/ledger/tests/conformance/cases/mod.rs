@@ -1,5 +1,6 @@
 //! The cases. Those that not every store can be brought into have `#[tokio::test]` themselves.
 
+pub(crate) mod deleting;
 pub(crate) mod evolving;
 pub(crate) mod explain;
 pub(crate) mod failing;
