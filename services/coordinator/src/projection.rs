@@ -22,13 +22,16 @@ pub const NAME: &str = "sagas";
 /// Open sagas whose rows are kept in memory.
 const KEPT: usize = 20_000;
 
-/// The tables; on SQLite rows live in the primary key's own tree, which halves what a saga costs.
+/// The tables. On SQLite rows live in the primary key's own tree, which halves what a saga costs. Ids are in the order of their bytes, as pages that are
+/// merged here have them: PostgreSQL's databases have orders of their own.
 macro_rules! schema {
-    ($in_key:literal) => {
+    ($in_key:literal, $by_bytes:literal) => {
         &[
             concat!(
                 "CREATE TABLE saga (
-                    saga_id         TEXT PRIMARY KEY,
+                    saga_id         TEXT ",
+                $by_bytes,
+                " PRIMARY KEY,
                     shard           BIGINT NOT NULL,
                     definition      TEXT NOT NULL,
                     definition_hash TEXT NOT NULL,
@@ -51,7 +54,9 @@ macro_rules! schema {
                     name       TEXT NOT NULL,
                     value      TEXT NOT NULL,
                     start_time BIGINT NOT NULL,
-                    saga_id    TEXT NOT NULL,
+                    saga_id    TEXT ",
+                $by_bytes,
+                " NOT NULL,
                     PRIMARY KEY (name, value, start_time, saga_id)
                 )",
                 $in_key
@@ -61,8 +66,8 @@ macro_rules! schema {
     };
 }
 
-const SQLITE: &[&str] = schema!(" WITHOUT ROWID");
-const POSTGRES: &[&str] = schema!("");
+const SQLITE: &[&str] = schema!(" WITHOUT ROWID", "");
+const POSTGRES: &[&str] = schema!("", "COLLATE \"C\"");
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -118,7 +123,7 @@ impl ledger::Projection for SagaTable {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn schema(&self, dialect: Dialect) -> &'static [&'static str] {
