@@ -195,10 +195,7 @@ impl<D: Decider> Ledger<D> {
 
     /// The newest durable position, whoever wrote it.
     pub async fn newest(&self) -> Result<u64, Error> {
-        if !self.shared.store.exclusive() {
-            self.shared.log.advance(self.shared.store.head().await?);
-        }
-        Ok(self.head())
+        self.shared.log.newest().await
     }
 
     /// Read-only connections, for queries on projections.

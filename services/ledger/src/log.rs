@@ -46,6 +46,14 @@ impl Log {
         *self.head.borrow()
     }
 
+    /// The newest durable position, whoever wrote it.
+    pub(crate) async fn newest(&self) -> Result<u64, Error> {
+        if !self.store.exclusive() {
+            self.advance(self.store.head().await?);
+        }
+        Ok(self.head())
+    }
+
     /// Changes when the head does.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         let mut followers = self.followers();

@@ -43,7 +43,7 @@ impl FeedService {
         feed_service_server::FeedServiceServer::new(self)
     }
 
-    fn check(&self, request: &proto::SubscribeRequest) -> Result<Subscription, Status> {
+    async fn check(&self, request: &proto::SubscribeRequest) -> Result<Subscription, Status> {
         let consumer = &request.consumer;
         let named = (1..=63).contains(&consumer.len())
             && consumer
@@ -63,6 +63,13 @@ impl FeedService {
             return Err(ERRORS
                 .problem(Code::FailedPrecondition, "LOG_REPLACED", error.to_string())
                 .into());
+        }
+        // The consumer may have come from a replica that knows of newer events than this one.
+        if request.after_position > self.log.head() {
+            self.log
+                .newest()
+                .await
+                .map_err(|error| unreadable(&error))?;
         }
         Subscription::new(Arc::clone(&self.log), request.after_position).map_err(|error| {
             ERRORS
@@ -96,7 +103,7 @@ impl feed_service_server::FeedService for FeedService {
         request: Request<proto::SubscribeRequest>,
     ) -> Result<Response<Responses>, Status> {
         let request = request.into_inner();
-        let subscription = self.check(&request)?;
+        let subscription = self.check(&request).await?;
         tracing::info!(consumer = %request.consumer, after = request.after_position, "a consumer subscribed");
         let serving = Serving {
             subscription,
@@ -116,12 +123,7 @@ impl feed_service_server::FeedService for FeedService {
                     Ok(None) => None,
                     Err(error) => {
                         tracing::warn!(%error, "a feed ended");
-                        Some((
-                            Err(ERRORS
-                                .problem(Code::Unavailable, "LOG_UNREADABLE", error.to_string())
-                                .into()),
-                            None,
-                        ))
+                        Some((Err(unreadable(&error)), None))
                     }
                 }
             },
@@ -167,6 +169,12 @@ impl Serving {
             head_position,
         }))
     }
+}
+
+fn unreadable(error: &Error) -> Status {
+    ERRORS
+        .problem(Code::Unavailable, "LOG_UNREADABLE", error.to_string())
+        .into()
 }
 
 fn message(event: Recorded) -> proto::Event {

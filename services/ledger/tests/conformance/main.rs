@@ -82,6 +82,8 @@ on_every_shared_store! {
         a_rejection_is_decided_on_what_another_writer_has_written,
         only_the_losers_of_a_race_are_decided_again,
         writers_that_race_lose_no_update_and_positions_stay_dense;
+    feeding:
+        a_consumer_may_know_more_than_the_replica_that_it_comes_to;
     leasing:
         what_was_checked_is_committed_before_its_lease_is_taken,
         what_comes_during_a_takeover_is_not_written,

@@ -371,3 +371,31 @@ async fn a_consumer_comes_back_after_failures_restarts_and_a_replaced_log() {
     serving.await.expect("served");
     open.close().await;
 }
+
+pub(crate) async fn a_consumer_may_know_more_than_the_replica_that_it_comes_to(bench: Bench) {
+    let options = ledger::CommitterOptions {
+        poll: Duration::from_secs(3600),
+        ..ledger::CommitterOptions::default()
+    };
+    let (ahead, behind) = (bench.open().await, bench.open_with(options, 1).await);
+    for _ in 0..3 {
+        let added = ahead.ledger.execute(Command::Add("a", 1)).await;
+        added.expect("added");
+    }
+    assert_eq!(behind.ledger.head(), 0);
+    let (listener, address) = listen().await;
+    let stop = CancellationToken::new();
+    let serving = serve(&behind, listener, stop.clone()).await;
+    let mut client = connect(address).await;
+    let beyond = client.subscribe(request(4)).await.expect_err("beyond");
+    assert_eq!(beyond.code(), Code::OutOfRange);
+    for after in [2, 3] {
+        let feed = client.subscribe(request(after)).await.expect("it is there");
+        let first = feed.into_inner().message().await.expect("open");
+        assert_eq!(first.expect("a message").head_position, 3);
+    }
+    stop.cancel();
+    serving.await.expect("ended");
+    behind.close().await;
+    ahead.close().await;
+}
