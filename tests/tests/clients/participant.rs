@@ -33,6 +33,19 @@ async fn the_python_library_passes_the_conformance_cases() -> anyhow::Result<()>
     Ok(())
 }
 
+#[tokio::test]
+async fn the_python_library_passes_its_own_tests() -> anyhow::Result<()> {
+    let Some(python) = python(LIBRARY, HOW).await? else {
+        return Ok(());
+    };
+    let mut command = Command::new(python);
+    command
+        .args(["-m", "unittest", "discover", "--start-directory"])
+        .arg(root().join("clients/python/tests"));
+    output(&mut command).await?;
+    Ok(())
+}
+
 /// What is left of an item that is in nobody's hands.
 async fn available(system: &System, sku: &str) -> anyhow::Result<u64> {
     let url = system.url("inventory")?;

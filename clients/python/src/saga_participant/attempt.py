@@ -24,6 +24,11 @@ async def attempt(
         log.error("the handler of %s returned %r, which is no Outcome", command.action, outcome)
     except InputInvalid as invalid:
         return invalid.outcome
+    except asyncio.CancelledError:
+        # Nobody waits for an outcome of an attempt that is itself cancelled. Otherwise it was a task that the handler waited for.
+        if asyncio.current_task().cancelling():
+            raise
+        log.exception("the handler of %s waited for a task that was cancelled", command.action)
     except Exception:
         if limit.expired():
             return Outcome.unknown("HANDLER_TIMED_OUT", f"the handler took longer than {command.timeout} s")
