@@ -1,5 +1,7 @@
 //! The barrier's table on SQLite and on PostgreSQL: one suite.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use participant::barrier::Key;
@@ -47,7 +49,7 @@ macro_rules! suite {
                 note.execute(tx).await?;
                 Ok(outcome)
             };
-            sql::guarded(db, key, NOW, work).await
+            sql::guarded(db, key, || NOW, work).await
         }
 
         /// What was done for a saga.
@@ -125,7 +127,7 @@ macro_rules! suite {
                     .await?;
                 Ok(Outcome::done())
             };
-            let outcome = sql::guarded(&mut db, &action("s"), NOW, broken).await;
+            let outcome = sql::guarded(&mut db, &action("s"), || NOW, broken).await;
             assert_eq!(reason(&outcome), "DATABASE_UNAVAILABLE");
             assert_eq!(
                 guarded(&mut db, &action("s"), Outcome::done()).await,
@@ -219,7 +221,7 @@ macro_rules! suite {
             let database = <$database>::create().await?;
             let (mut db, mut other) = (database.connect().await, database.connect().await);
             let mut tx = db.begin().await.unwrap();
-            let entry = sql::enter(&mut *tx, &first, NOW).await.unwrap();
+            let entry = sql::enter(&mut *tx, &first, || NOW).await.unwrap();
             let waiting = tokio::spawn(async move {
                 let says = guarded(&mut other, &second, Outcome::text("second")).await;
                 (says, other)
@@ -241,6 +243,33 @@ macro_rules! suite {
             }
             let (says, mut other) = waiting.await.unwrap();
             Some((says, effects(&mut other, "s").await))
+        }
+
+        #[tokio::test]
+        async fn an_action_that_waited_beyond_its_last_moment_is_too_late() {
+            let Some(database) = <$database>::create().await else {
+                return;
+            };
+            let (mut db, mut other) = (database.connect().await, database.connect().await);
+            let mut tx = db.begin().await.unwrap();
+            let first = sql::enter(&mut *tx, &action("s"), || NOW).await.unwrap();
+            assert!(matches!(first, Entry::Proceed(_)));
+            let time = Arc::new(AtomicI64::new(NOW));
+            let clock = Arc::clone(&time);
+            let waiting = tokio::spawn(async move {
+                let now = || clock.load(Ordering::SeqCst);
+                let work = async |_: &mut $connection| Ok(Outcome::text("ran"));
+                sql::guarded(&mut other, &action("s"), now, work).await
+            });
+            tokio::pin!(waiting);
+            let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+            assert!(early.is_err(), "it did not wait for the other transaction");
+            time.store(NOW + 1, Ordering::SeqCst);
+            tx.rollback().await.unwrap();
+            assert_eq!(reason(&waiting.await.unwrap()), "TOO_LATE");
+            // It left nothing: a compensation finds no action.
+            let undone = guarded(&mut db, &compensation("s"), Outcome::text("ran")).await;
+            assert_eq!(undone, Outcome::done());
         }
 
         #[tokio::test]
@@ -343,7 +372,7 @@ mod sqlite {
                 .await?;
             Ok(Outcome::done())
         };
-        let outcome = sql::guarded(&mut db, &action("s"), NOW, work).await;
+        let outcome = sql::guarded(&mut db, &action("s"), || NOW, work).await;
         assert_eq!(reason(&outcome), "TRANSACTION_ENDED");
         let mut other = database.connect().await;
         assert!(effects(&mut other, "s").await.is_empty());

@@ -104,6 +104,11 @@ def from_row(outcome: int, payload: bytes) -> Outcome:
     raise ValueError(f"a barrier row has outcome {outcome}, which this version cannot read: was it written by a newer one?")
 
 
+def now_millis() -> int:
+    """The clock: Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
 class Transaction(ABC):
     """A transaction of a database that has the barrier's table."""
 
@@ -151,24 +156,24 @@ class Database(ABC):
         finally:
             await transaction.close()
 
-    async def guarded(self, key: Key, work: Callable[[Any], Awaitable[Outcome]], now_millis: int | None = None) -> Outcome:
+    async def guarded(self, key: Key, work: Callable[[Any], Awaitable[Outcome]], clock: Callable[[], int] = now_millis) -> Outcome:
         """Runs `work(connection)` behind the barrier in one transaction, and turns every way to fail into the right outcome: nothing
-        durable happened unless the commit may have taken. What `work` raises otherwise is raised here, after a rollback."""
-        now = time.time_ns() // 1_000_000 if now_millis is None else now_millis
+        durable happened unless the commit may have taken. What `work` raises otherwise is raised here, after a rollback. `clock` says the
+        Unix time in milliseconds, also after the wait for whoever is at the same step."""
         try:
             transaction = await self.begin()
         except self.errors as error:
             return unavailable(error)
         try:
             try:
-                answer = await enter(transaction, key, now)
+                answer = await enter(transaction, key, clock)
                 if answer is None:
                     answer = await work(transaction.connection)
                     row = to_row(key.column, answer)
                     if row is None:
                         # Closing rolls back: an outcome that is not final leaves nothing behind.
                         return answer
-                    if await transaction.execute(CONFIRM, *row, now, key.saga_id, key.step, key.column) != 1:
+                    if await transaction.execute(CONFIRM, *row, clock(), key.saga_id, key.step, key.column) != 1:
                         log.error("a step's transaction had ended before its outcome was recorded: its work passed over an error")
                         return Outcome.unknown("TRANSACTION_ENDED", "the work must not pass over an error of its database")
             except self.errors as error:
@@ -194,15 +199,16 @@ class Database(ABC):
             await transaction.close()
 
 
-async def enter(transaction: Transaction, key: Key, now: int) -> Outcome | None:
+async def enter(transaction: Transaction, key: Key, clock: Callable[[], int]) -> Outcome | None:
     """Asks the barrier, as the first statement of the transaction: None to proceed, or what to answer."""
     # Both directions claim the ACTION's row first: whoever comes second waits here for the first one's transaction.
-    claimed = await claim(transaction, key, ACTION, now)
+    claimed = await claim(transaction, key, ACTION, clock())
     rows = {} if claimed else await recorded(transaction, key)
     if not claimed and key.column == COMPENSATION and COMPENSATION not in rows:
         # The action's row exists, so the lock of two compensations is the compensation's own row.
-        if not await claim(transaction, key, COMPENSATION, now):
+        if not await claim(transaction, key, COMPENSATION, clock()):
             rows = await recorded(transaction, key)
+    now = clock()
     outcomes = {column: outcome for column, (outcome, _) in rows.items()}
     match rule(key.column, outcomes.get(ACTION), outcomes.get(COMPENSATION)):
         case Verdict.PROCEED if key.is_late(now):

@@ -30,7 +30,7 @@ async fn add_points(
 ) -> Result<Outcome, Outcome> {
     let (customer, amount) = input(&command)?;
     let mut connection = points.connection().await.map_err(unavailable)?;
-    let (key, now) = (command.key(), clock.now_millis());
+    let (key, now) = (command.key(), || clock.now_millis());
     let add = async |tx: &mut SqliteConnection| {
         Ok(Outcome::text(
             points::add(tx, &customer, amount).await?.to_string(),
@@ -48,7 +48,7 @@ async fn remove_points(
 ) -> Result<Outcome, Outcome> {
     let (customer, amount) = input(&command)?;
     let mut connection = points.connection().await.map_err(unavailable)?;
-    let (key, now) = (command.key(), clock.now_millis());
+    let (key, now) = (command.key(), || clock.now_millis());
     let remove = async |tx: &mut SqliteConnection| {
         Ok(match points::remove(tx, &customer, amount).await? {
             Some(balance) => Outcome::text(balance.to_string()),

@@ -99,14 +99,15 @@ impl Pass {
     }
 }
 
-/// Asks the barrier. Must be the first statement of a transaction at READ COMMITTED (PostgreSQL) or of any transaction (SQLite).
+/// Asks the barrier. Must be the first statement of a transaction at READ COMMITTED (PostgreSQL) or of any transaction (SQLite). `clock` says the Unix time in
+/// milliseconds, also after the wait for whoever is at the same step.
 pub async fn enter<C: BarrierConnection>(
     connection: &mut C,
     key: &Key,
-    now_millis: i64,
+    clock: impl Fn() -> i64,
 ) -> Result<Entry, Error> {
     // Both directions claim the ACTION's row first: whoever comes second waits here for the first one's transaction.
-    let claimed = connection.claim(key, ACTION, now_millis).await?;
+    let claimed = connection.claim(key, ACTION, clock()).await?;
     let mut rows = if claimed {
         Found::default()
     } else {
@@ -114,10 +115,11 @@ pub async fn enter<C: BarrierConnection>(
     };
     if !claimed && key.direction == Direction::Compensation && rows.compensation.is_none() {
         // The action's row exists, so the lock of two compensations is the compensation's own row.
-        if !connection.claim(key, COMPENSATION, now_millis).await? {
+        if !connection.claim(key, COMPENSATION, clock()).await? {
             rows = connection.rows(key).await?;
         }
     }
+    let now_millis = clock();
     match rule(
         key.direction,
         rows.action.as_ref(),
@@ -153,15 +155,20 @@ pub async fn enter<C: BarrierConnection>(
 }
 
 /// Runs `work` behind the barrier in one transaction of its own, and turns every way to fail into the right outcome: nothing
-/// durable happened unless the commit may have taken.
+/// durable happened unless the commit may have taken. `clock` as for [`enter`].
 ///
 /// ```ignore
-/// barrier::sql::guarded(&mut *pool.acquire().await?, &command.key(), now, async |tx: &mut SqliteConnection| {
+/// barrier::sql::guarded(&mut *pool.acquire().await?, &command.key(), || clock.now_millis(), async |tx: &mut SqliteConnection| {
 ///     sqlx::query("UPDATE points SET balance = balance + 1").execute(tx).await?;
 ///     Ok(Outcome::done())
 /// }).await
 /// ```
-pub async fn guarded<C, W>(connection: &mut C, key: &Key, now_millis: i64, work: W) -> Outcome
+pub async fn guarded<C, W>(
+    connection: &mut C,
+    key: &Key,
+    clock: impl Fn() -> i64,
+    work: W,
+) -> Outcome
 where
     C: BarrierConnection,
     W: AsyncFnOnce(&mut C) -> Result<Outcome, sqlx::Error>,
@@ -175,7 +182,7 @@ where
         Ok(transaction) => transaction,
         Err(error) => return unavailable(&error),
     };
-    let answer = match enter(&mut *transaction, key, now_millis).await {
+    let answer = match enter(&mut *transaction, key, clock).await {
         Ok(Entry::Answer(outcome)) => outcome,
         Ok(Entry::Proceed(pass)) => {
             let outcome = match work(&mut *transaction).await {

@@ -66,7 +66,7 @@ macro_rules! transactions {
                 }
                 Ok(end.await)
             };
-            sql::guarded(&mut *connection, key, now_millis(), work).await
+            sql::guarded(&mut *connection, key, now_millis, work).await
         }
 
         async fn effects(&self, saga: &str) -> Vec<String> {
