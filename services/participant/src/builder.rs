@@ -304,6 +304,11 @@ impl Shared {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Leaves a sign of life to links that have a stream. Without one nobody hears it.
+    pub(crate) fn beat(&self, beat: Heartbeat) {
+        let _ = self.beats.send(beat);
+    }
+
     /// Leaves results to a link that has a stream.
     pub(crate) fn orphan(&self, results: Vec<StepResult>) {
         if !results.is_empty() {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sagamesh_api::saga::v1::{Direction, Heartbeat, Value, value::Kind};
+use sagamesh_api::saga::v1::{Direction, Value, value::Kind};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 
 use crate::Outcome;
 use crate::barrier::Key;
+use crate::link::Beats;
 
 /// The longest progress text that a coordinator takes, in characters.
 const MAX_DETAILS: usize = 256;
@@ -100,7 +100,8 @@ impl StepCommand {
         self.outputs.get(step).and_then(as_text)
     }
 
-    /// Tells the coordinator that this attempt is alive, and how far it came: at most 256 characters, the rest is cut.
+    /// Tells the coordinator that this attempt is alive, and how far it came: at most 256 characters, the rest is cut. Of
+    /// several in a row the last is enough, and the others may stay behind.
     pub fn heartbeat(&self, details: &str) {
         self.heartbeat.beat(details);
     }
@@ -111,11 +112,11 @@ impl StepCommand {
 pub struct HeartbeatHandle {
     lease_token: u64,
     details: Arc<Mutex<String>>,
-    outbox: mpsc::UnboundedSender<Heartbeat>,
+    outbox: Beats,
 }
 
 impl HeartbeatHandle {
-    pub(crate) fn new(lease_token: u64, outbox: mpsc::UnboundedSender<Heartbeat>) -> Self {
+    pub(crate) fn new(lease_token: u64, outbox: Beats) -> Self {
         Self {
             lease_token,
             details: Arc::default(),
@@ -126,17 +127,17 @@ impl HeartbeatHandle {
     /// A handle whose heartbeats go nowhere, for tests of handlers.
     #[must_use]
     pub fn detached() -> Self {
-        Self::new(0, mpsc::unbounded_channel().0)
+        Self::new(0, Beats::default())
     }
 
-    /// Sends a heartbeat with these details, which later automatic ones repeat.
+    /// Sends a heartbeat with these details, which later automatic ones repeat. Of several in a row the last is enough, and the others may stay behind.
     pub fn beat(&self, details: &str) {
         let cut: String = details.chars().take(MAX_DETAILS).collect();
         self.details
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone_from(&cut);
-        self.send(cut);
+        self.outbox.put(self.lease_token, cut);
     }
 
     /// Sends the latest details again.
@@ -146,15 +147,7 @@ impl HeartbeatHandle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        self.send(details);
-    }
-
-    fn send(&self, details: String) {
-        // The link has ended: nobody is left to be told.
-        let _ = self.outbox.send(Heartbeat {
-            lease_token: self.lease_token,
-            details,
-        });
+        self.outbox.put(self.lease_token, details);
     }
 }
 

@@ -114,6 +114,41 @@ async fn it_says_who_it_is_and_runs_commands() {
 }
 
 #[tokio::test]
+async fn a_handler_that_beats_in_a_loop_is_heard_by_its_newest_and_holds_up_nothing() {
+    let mut coordinator = ScriptedCoordinator::start().await;
+    let tasks = Tasks::new();
+    let builder = holding(&coordinator.url()).builder;
+    let chatting = builder.action("chat", |command: StepCommand| async move {
+        for number in 0_u64.. {
+            command.heartbeat(&number.to_string());
+            if number % 1_000 == 999 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Outcome::done()
+    });
+    chatting.run(&tasks).unwrap();
+    let stream = coordinator.welcome().await;
+    stream.command(command(1, "saga", "chat", Direction::Action, &[]));
+    let Some(to::Message::Heartbeat(beat)) = stream.next().await else {
+        panic!("not a heartbeat")
+    };
+    // The first look comes after a thousand.
+    assert_eq!((beat.lease_token, beat.details.as_str()), (1, "999"));
+    for token in 2..20 {
+        let word = [("word", "hello")];
+        let outcome = stream
+            .run(command(token, "saga", "echo", Direction::Action, &word))
+            .await;
+        assert!(
+            matches!(outcome, result::Outcome::Success(_)),
+            "{outcome:?}"
+        );
+    }
+    tasks.begin_drain();
+}
+
+#[tokio::test]
 async fn what_it_cannot_do_is_a_transient_failure_and_what_breaks_an_unknown_outcome() {
     let mut coordinator = ScriptedCoordinator::start().await;
     let tasks = Tasks::new();

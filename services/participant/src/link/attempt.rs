@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use sagamesh_api::saga::v1::{Command, Direction, Heartbeat};
-use tokio::sync::mpsc;
+use sagamesh_api::saga::v1::{Command, Direction};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::Instrument as _;
 
+use super::Beats;
 use crate::step::DynStep;
 use crate::telemetry::StepMetrics;
 use crate::{HeartbeatHandle, Outcome, StepCommand};
@@ -38,7 +38,7 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) fn new(
         command: Command,
-        beats: &mpsc::UnboundedSender<Heartbeat>,
+        beats: &Beats,
         handler: Arc<dyn DynStep>,
         metrics: Arc<StepMetrics>,
     ) -> Self {
@@ -168,11 +168,10 @@ mod tests {
     /// Attempts are moved when they start, tens of thousands of times a second.
     #[tokio::test]
     async fn an_attempt_stays_small() {
-        let (beats, _beats) = mpsc::unbounded_channel();
         let handler = Arc::new(|_: StepCommand| async { Outcome::done() });
         let attempt = Attempt::new(
             Command::default(),
-            &beats,
+            &Beats::default(),
             handler,
             StepMetrics::new("p", "a"),
         );

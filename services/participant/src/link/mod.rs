@@ -3,14 +3,13 @@
 mod attempt;
 mod attempts;
 mod backoff;
+mod beats;
 mod session;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sagamesh_api::saga::v1::Heartbeat;
 use sagamesh_api::saga::v1::participant_service_client::ParticipantServiceClient;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -18,6 +17,8 @@ use tracing::{debug, info, warn};
 use self::attempt::Ended;
 use self::attempts::Attempts;
 use self::backoff::Backoff;
+pub(crate) use self::beats::Beats;
+use self::beats::Outgoing;
 use self::session::{End, SessionError};
 use crate::builder::Shared;
 use crate::telemetry::LinkMetrics;
@@ -34,9 +35,7 @@ pub(crate) struct Link {
     client: ParticipantServiceClient<chassis::PeerChannel>,
     attempts: Attempts,
     running: JoinSet<Ended>,
-    /// Heartbeats of handlers, on their way out.
-    beats: mpsc::UnboundedReceiver<Heartbeat>,
-    beat: mpsc::UnboundedSender<Heartbeat>,
+    beats: Outgoing,
     metrics: LinkMetrics,
     max_payload_bytes: u64,
     /// When the grace of a shutdown is over.
@@ -48,13 +47,11 @@ impl Link {
         let client = ParticipantServiceClient::new(chassis::channel(&shared.env, &address))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let (beat, beats) = mpsc::unbounded_channel();
         Self {
             client,
             attempts: Attempts::new(shared.concurrency),
             running: JoinSet::new(),
-            beats,
-            beat,
+            beats: Outgoing::new(Beats::default()),
             metrics: LinkMetrics::new(&shared.name),
             max_payload_bytes: DEFAULT_PAYLOAD_BYTES,
             stop_at: None,
@@ -112,9 +109,8 @@ impl Link {
 
     /// Heartbeats that no stream of this link can carry are of no use later; other replicas may have taken over who waits for them.
     fn while_no_stream(&mut self) {
-        while let Ok(beat) = self.beats.try_recv() {
-            // Without another link nobody hears it.
-            let _ = self.shared.beats.send(beat);
+        for beat in self.beats.take() {
+            self.shared.beat(beat);
         }
     }
 
@@ -130,8 +126,10 @@ impl Link {
                 Some(ended) = self.running.join_next() => {
                     self.keep(ended);
                 }
-                Some(beat) = self.beats.recv() => {
-                    let _ = shared.beats.send(beat);
+                beats = self.beats.next() => {
+                    for beat in beats {
+                        shared.beat(beat);
+                    }
                 }
                 () = shared.stop.cancelled(), if self.stop_at.is_none() => {
                     self.begin_stop();

@@ -188,7 +188,7 @@ impl Link {
             }
             let stop_at = self.stop_at;
             tokio::select! {
-                // The same order each time. What comes before the messages is bounded by the credits; silence is judged when all were read.
+                // The same order each time. What comes before the messages is bounded by the credits and by time; silence is judged when all were read.
                 biased;
                 Some(ended) = self.running.join_next() => {
                     let result = self.keep(ended);
@@ -210,7 +210,11 @@ impl Link {
                 }
                 // Those that were missed are too old to matter.
                 Ok(beat) = others.recv() => stream.send(to::Message::Heartbeat(beat)),
-                Some(beat) = self.beats.recv() => stream.send(to::Message::Heartbeat(beat)),
+                beats = self.beats.next() => {
+                    for beat in beats {
+                        stream.send(to::Message::Heartbeat(beat));
+                    }
+                }
                 () = &mut stopped, if !stream.draining => {
                     self.begin_stop();
                     stream.draining = true;
@@ -351,7 +355,8 @@ impl Link {
             Arc::clone(&registered.handler),
             Arc::clone(&registered.metrics),
         );
-        let mut attempt = Box::pin(Attempt::new(command, &self.beat, handler, metrics).run());
+        let mut attempt =
+            Box::pin(Attempt::new(command, self.beats.beats(), handler, metrics).run());
         // Up to its first wait it runs here: what ends without waiting costs no task, and what goes to a database is queued there
         // together with the other commands of this batch.
         match attempt.as_mut().now_or_never() {
