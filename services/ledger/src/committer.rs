@@ -141,10 +141,11 @@ pub(crate) struct Committer<D: Decider, O> {
     pub(crate) depth: Arc<AtomicUsize>,
     pub(crate) commits: Arc<AtomicU64>,
     pub(crate) stop: CancellationToken,
-    inner: Inner<D>,
+    pub(crate) inner: Inner<D>,
 }
 
-struct Inner<D: Decider> {
+/// What the task remembers.
+pub(crate) struct Inner<D: Decider> {
     cache: Cache<D::State>,
     waiting: VecDeque<Waiting<D>>,
     arrived: Vec<Request<D>>,
@@ -157,6 +158,23 @@ struct Inner<D: Decider> {
     inbox_failed: Option<Error>,
     last_batch: usize,
     metrics: Metrics,
+}
+
+impl<D: Decider> Inner<D> {
+    pub(crate) fn new(options: &CommitterOptions) -> Self {
+        Self {
+            cache: Cache::new(options.cache, options.cache_weight),
+            waiting: VecDeque::new(),
+            arrived: Vec::new(),
+            snapshots: Vec::new(),
+            failed: HashMap::new(),
+            empty: Vec::new(),
+            inbox: HashMap::new(),
+            inbox_failed: None,
+            last_batch: 0,
+            metrics: Metrics::new(),
+        }
+    }
 }
 
 struct Metrics {
@@ -183,61 +201,7 @@ impl Metrics {
     }
 }
 
-/// What the task is made of.
-pub(crate) struct Parts<D: Decider, O> {
-    pub(crate) decider: Arc<D>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) log: Arc<Log>,
-    pub(crate) observer: O,
-    pub(crate) options: CommitterOptions,
-    pub(crate) env: Env,
-    pub(crate) queue: mpsc::UnboundedReceiver<Request<D>>,
-    pub(crate) depth: Arc<AtomicUsize>,
-    pub(crate) commits: Arc<AtomicU64>,
-    pub(crate) stop: CancellationToken,
-}
-
 impl<D: Decider, O: Observer<D>> Committer<D, O> {
-    pub(crate) fn new(parts: Parts<D, O>) -> Self {
-        let Parts {
-            decider,
-            store,
-            log,
-            observer,
-            options,
-            env,
-            queue,
-            depth,
-            commits,
-            stop,
-        } = parts;
-        let inner = Inner {
-            cache: Cache::new(options.cache, options.cache_weight),
-            waiting: VecDeque::new(),
-            arrived: Vec::new(),
-            snapshots: Vec::new(),
-            failed: HashMap::new(),
-            empty: Vec::new(),
-            inbox: HashMap::new(),
-            inbox_failed: None,
-            last_batch: 0,
-            metrics: Metrics::new(),
-        };
-        Self {
-            decider,
-            store,
-            log,
-            observer,
-            options,
-            env,
-            queue,
-            depth,
-            commits,
-            stop,
-            inner,
-        }
-    }
-
     /// Works until it is told to stop; then finishes what is in the queue. Later commands are refused by the closed queue.
     pub(crate) async fn run(mut self) {
         loop {

@@ -9,7 +9,7 @@ use chassis::{Env, Tasks};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::committer::{Answer, Committer, CommitterOptions, Executed, Outcome, Parts, Request};
+use crate::committer::{Answer, Committer, CommitterOptions, Executed, Inner, Outcome, Request};
 use crate::config::StoreConfig;
 use crate::decider::{Cursor, Decider, Observer};
 use crate::error::ExecuteError;
@@ -87,7 +87,8 @@ impl<D: Decider> Ledger<D> {
         let capacity = options.queue;
         let poll = options.poll;
         let retention = (options.inbox_retention, options.barrier_retention);
-        let committer = Committer::new(Parts {
+        let committer = Committer {
+            inner: Inner::new(&options),
             decider: Arc::clone(&decider),
             store: Arc::clone(&store),
             log: Arc::clone(&log),
@@ -98,7 +99,7 @@ impl<D: Decider> Ledger<D> {
             depth: Arc::clone(&depth),
             commits: Arc::clone(&commits),
             stop: tasks.token(),
-        });
+        };
         let finished = CancellationToken::new();
         let guard = finished.clone().drop_guard();
         tasks.spawn_essential("ledger-committer", async move {
