@@ -16,6 +16,7 @@ use crate::error::ExecuteError;
 use crate::feed::{FeedService, Subscription};
 use crate::log::Log;
 use crate::projection::{Followers, Projection};
+use crate::restore::{Read, Restored, restore};
 use crate::shards::{Member, Shards};
 use crate::sql::{Sql, Tx};
 use crate::store::postgres::PostgresStore;
@@ -275,36 +276,15 @@ impl<D: Decider> Ledger<D> {
         &self,
         streams: &[StreamId],
     ) -> Result<Vec<(StreamId, D::State, u64)>, Error> {
-        let decider = self.decider();
-        let mut states = Vec::with_capacity(streams.len());
-        for loaded in self.shared.store.peek(streams, true).await? {
-            let snapshot = loaded.snapshot.and_then(|(version, data)| {
-                Some((decider.restore(&loaded.stream, &data)?, version))
-            });
-            let usable = snapshot.is_some()
-                || loaded
-                    .events
-                    .first()
-                    .is_none_or(|(version, ..)| *version == 1);
-            let events = match usable {
-                true => loaded.events,
-                false => self
-                    .shared
-                    .store
-                    .peek(std::slice::from_ref(&loaded.stream), false)
-                    .await?
-                    .pop()
-                    .map_or_else(Vec::new, |all| all.events),
-            };
-            let (mut state, mut version) =
-                snapshot.unwrap_or_else(|| (decider.initial(&loaded.stream), 0));
-            for (number, type_name, data) in events {
-                decider.evolve(&mut state, &decider.decode(&type_name, &data)?);
-                version = number;
-            }
-            states.push((loaded.stream, state, version));
-        }
-        Ok(states)
+        let read: Read = |store, streams, snapshots| store.peek(streams, snapshots);
+        let restored = restore(self.decider(), &*self.shared.store, read, streams).await?;
+        restored
+            .into_iter()
+            .map(|(stream, restored)| {
+                let Restored { state, version, .. } = restored?;
+                Ok((stream, state, version))
+            })
+            .collect()
     }
 
     /// Names of streams that start with `prefix`, in order, after `after` (empty: from the first).

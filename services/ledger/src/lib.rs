@@ -17,6 +17,7 @@ mod ledger;
 mod log;
 mod projection;
 mod recorded;
+mod restore;
 mod shards;
 pub mod sql;
 mod store;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Committer;
+use crate::StreamId;
 use crate::decider::{Decider, Observer};
-use crate::store::Loaded;
-use crate::{Error, StreamId};
+use crate::restore::{Read, Restored, restore};
 
 impl<D: Decider, O: Observer<D>> Committer<D, O> {
     /// States and inbox rows for everything that waits.
@@ -49,12 +49,13 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
 
     /// Puts streams into the cache; those that cannot be read are noted with the reason.
     pub(super) async fn load_streams(&mut self, streams: &[StreamId]) {
-        match self.store.load(streams, true).await {
-            Ok(loaded) => {
-                for loaded in loaded {
-                    let stream = loaded.stream.clone();
-                    if let Err(error) = self.restore(loaded).await {
-                        self.inner.failed.insert(stream, error);
+        let read: Read = |store, streams, snapshots| store.load(streams, snapshots);
+        match restore(&*self.decider, &*self.store, read, streams).await {
+            Ok(restored) => {
+                for (stream, restored) in restored {
+                    match restored {
+                        Ok(restored) => self.keep(stream, restored),
+                        Err(error) => drop(self.inner.failed.insert(stream, error)),
                     }
                 }
             }
@@ -67,47 +68,16 @@ impl<D: Decider, O: Observer<D>> Committer<D, O> {
         }
     }
 
-    async fn restore(&mut self, loaded: Loaded) -> Result<(), Error> {
-        let Some((version, data)) = loaded.snapshot else {
-            let initial = self.decider.initial(&loaded.stream);
-            return self.fold(loaded.stream, initial, 0, &loaded.events);
-        };
-        if let Some(state) = self.decider.restore(&loaded.stream, &data) {
-            return self.fold(loaded.stream, state, version, &loaded.events);
-        }
-        // The snapshot's format is not known any more: from the start.
-        for whole in self.store.load(&[loaded.stream], false).await? {
-            let initial = self.decider.initial(&whole.stream);
-            self.fold(whole.stream, initial, 0, &whole.events)?;
-        }
-        Ok(())
-    }
-
-    fn fold(
-        &mut self,
-        stream: StreamId,
-        mut state: D::State,
-        snapshot: u64,
-        events: &[(u64, String, Vec<u8>)],
-    ) -> Result<(), Error> {
-        let mut version = snapshot;
-        for (number, type_name, data) in events {
-            if *number != version + 1 {
-                let detail = format!("stream {stream} has event {number} after {version}");
-                return Err(Error::Corrupt {
-                    database: self.store.name(),
-                    detail,
-                });
-            }
-            self.decider
-                .evolve(&mut state, &self.decider.decode(type_name, data)?);
-            version = *number;
-        }
+    fn keep(&mut self, stream: StreamId, restored: Restored<D::State>) {
+        let Restored {
+            state,
+            version,
+            snapshot,
+        } = restored;
         if version == 0 {
             self.inner.empty.push(stream.clone());
         }
         self.inner.cache.insert(stream, state, version, snapshot);
-        Ok(())
     }
 
     async fn load_inbox(&mut self, keys: Vec<Arc<str>>) {

@@ -340,3 +340,34 @@ async fn barrier_rows_outlive_other_inbox_rows() {
         opened.close().await;
     }
 }
+
+#[tokio::test]
+async fn a_stream_with_a_gap_is_damaged_for_whoever_reads_it() {
+    for bench in [Some(Bench::sqlite()), Bench::postgres().await] {
+        let Some(bench) = bench else { continue };
+        let open = bench.open().await;
+        for name in ["a", "a", "a", "b"] {
+            let added = open.ledger.execute(Command::Add(name, 1)).await;
+            added.expect("added");
+        }
+        open.balance("account/a", 4).await;
+        script(&open, "DELETE FROM ledger_events WHERE position = 2").await;
+        open.close().await;
+
+        let open = bench.open().await;
+        let (a, b) = (account("a"), account("b"));
+        let decided = open.ledger.execute(Command::Balance("a")).await;
+        let Err(ledger::ExecuteError::Storage(refused)) = decided else {
+            panic!("{decided:?}")
+        };
+        let loaded = open.ledger.load(&a).await.expect_err("damaged");
+        for error in [&refused.0, &loaded] {
+            assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+            assert!(error.to_string().contains("event 3 after 1"), "{error}");
+        }
+        assert_eq!(open.ledger.load(&b).await.expect("loads").1, 1);
+        let other = open.ledger.execute(Command::Balance("b")).await;
+        assert_eq!(other.expect("seen").reply, 1);
+        open.close().await;
+    }
+}
