@@ -12,10 +12,6 @@ use sagamesh_api::saga::v1::{
 
 use crate::decider::{SAGA, SAGA_EVENT};
 
-mod rows;
-
-use rows::Insert;
-
 /// Name of the projection.
 pub const NAME: &str = "sagas";
 
@@ -70,34 +66,18 @@ const SQLITE: &[&str] = schema!(" WITHOUT ROWID", "");
 const POSTGRES: &[&str] = schema!("", "COLLATE \"C\"");
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SagaTable {
     open: HashMap<String, pb::Saga>,
     versions: HashMap<String, VersionFacts>,
-    saga_rows: Insert,
-    attribute_rows: Insert,
 }
 
-const COLUMNS: usize = 10;
-const ATTRIBUTE_COLUMNS: usize = 4;
-
-impl Default for SagaTable {
-    fn default() -> Self {
-        Self {
-            open: HashMap::new(),
-            versions: HashMap::new(),
-            saga_rows: Insert::new(
-                "INSERT INTO saga (saga_id, shard, definition, definition_hash, state, start_time, end_time, expire_time, attention, summary) VALUES",
-                "ON CONFLICT (saga_id) DO UPDATE SET state = excluded.state, end_time = excluded.end_time, \
-                 expire_time = excluded.expire_time, attention = excluded.attention, summary = excluded.summary",
-            ),
-            attribute_rows: Insert::new(
-                "INSERT INTO saga_attribute (name, value, start_time, saga_id) VALUES",
-                "ON CONFLICT DO NOTHING",
-            ),
-        }
-    }
-}
+const INSERT_SAGA: &str = "INSERT INTO saga \
+    (saga_id, shard, definition, definition_hash, state, start_time, end_time, expire_time, attention, summary) VALUES";
+const UPDATE_SAGA: &str = "ON CONFLICT (saga_id) DO UPDATE SET state = excluded.state, end_time = excluded.end_time, \
+    expire_time = excluded.expire_time, attention = excluded.attention, summary = excluded.summary";
+const INSERT_ATTRIBUTE: &str =
+    "INSERT INTO saga_attribute (name, value, start_time, saga_id) VALUES";
 
 /// What rows need to know of a definition's version.
 #[derive(Debug, Default)]
@@ -240,7 +220,7 @@ impl SagaTable {
     }
 
     async fn write(&mut self, tx: &mut Tx, rows: BTreeMap<&str, Row>) -> Result<(), Error> {
-        let mut values = Vec::with_capacity(rows.len() * COLUMNS);
+        let mut written = Vec::with_capacity(rows.len());
         let mut attributes = Vec::new();
         let mut open = Vec::new();
         for (
@@ -258,7 +238,7 @@ impl SagaTable {
                 attributes.extend(
                     saga.search_attributes
                         .iter()
-                        .flat_map(|(name, value)| params![name, value, start, id]),
+                        .map(|(name, value)| params![name, value, start, id]),
                 );
             }
             if changed {
@@ -266,15 +246,14 @@ impl SagaTable {
                     .versions
                     .get(&saga.definition_hash)
                     .map_or(0, |facts| facts.retention);
-                values.extend(row_values(&saga, shard, start, retention));
+                written.push(row_values(&saga, shard, start, retention));
             }
             if saga.end_time.is_none() {
                 open.push((id.to_owned(), saga));
             }
         }
-        self.saga_rows.run(tx, COLUMNS, values).await?;
-        self.attribute_rows
-            .run(tx, ATTRIBUTE_COLUMNS, attributes)
+        tx.execute_rows(INSERT_SAGA, written, UPDATE_SAGA).await?;
+        tx.execute_rows(INSERT_ATTRIBUTE, attributes, "ON CONFLICT DO NOTHING")
             .await?;
         if self.open.len() + open.len() > KEPT {
             self.open.clear();
