@@ -2,7 +2,7 @@
 
 use chassis::{Problem, Violations, page, timestamp};
 
-use ledger::sql::{Dynamic, Value};
+use ledger::sql::{Dynamic, Row, Value};
 use prost::Message as _;
 use sagamesh_api::saga::v1::{ListSagasRequest, ListSagasResponse, Saga, SagaFilter, SagaState};
 
@@ -119,35 +119,6 @@ pub(super) async fn count_open(
     count.map_err(|error| read_failed(&error))
 }
 
-/// A page of places, newest first, without what is known of the sagas.
-async fn find_ids(
-    engine: &Engine,
-    filter: &SagaFilter,
-    after: Option<&Cursor>,
-    limit: u32,
-) -> Result<Vec<Cursor>, Problem> {
-    let mut places = Vec::new();
-    for (definition, state) in walks(engine, filter) {
-        let (sql, values) = query(PLACE, filter, after, limit, (definition.as_deref(), state));
-        let rows = engine
-            .ledger
-            .reader()
-            .fetch_all(Dynamic(sql), values)
-            .await
-            .map_err(|error| read_failed(&error))?;
-        for row in rows {
-            places.push(Cursor {
-                start: row.get(0).map_err(|error| read_failed(&error))?,
-                saga_id: row.get(1).map_err(|error| read_failed(&error))?,
-            });
-        }
-        places.sort_unstable_by(|a, b| b.cmp(a));
-        places.truncate(limit as usize);
-        tokio::task::yield_now().await;
-    }
-    Ok(places)
-}
-
 /// The place of a saga in the order of lists.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cursor {
@@ -193,46 +164,65 @@ fn fingerprint(filter: &SagaFilter) -> String {
         .collect()
 }
 
+/// A page of sagas, newest first.
 async fn find(
     engine: &Engine,
     filter: &SagaFilter,
     after: Option<&Cursor>,
     limit: u32,
 ) -> Result<Vec<Saga>, Problem> {
-    let mut sagas = Vec::new();
+    let read = |row: &Row| {
+        let mut saga = decode(&row.get::<Vec<u8>>(0)?)?;
+        saga.steps.clear();
+        Ok((Cursor::of(&saga), saga))
+    };
+    let found = merged(engine, SUMMARY, filter, after, limit, read).await?;
+    Ok(found.into_iter().map(|(_, saga)| saga).collect())
+}
+
+/// A page of places, newest first, without what is known of the sagas.
+async fn find_ids(
+    engine: &Engine,
+    filter: &SagaFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+) -> Result<Vec<Cursor>, Problem> {
+    let read = |row: &Row| {
+        let (start, saga_id) = (row.get(0)?, row.get(1)?);
+        Ok((Cursor { start, saga_id }, ()))
+    };
+    let found = merged(engine, PLACE, filter, after, limit, read).await?;
+    Ok(found.into_iter().map(|(place, ())| place).collect())
+}
+
+/// The results of all walks, newest first.
+async fn merged<T>(
+    engine: &Engine,
+    columns: &str,
+    filter: &SagaFilter,
+    after: Option<&Cursor>,
+    limit: u32,
+    read: impl Fn(&Row) -> Result<(Cursor, T), ledger::Error>,
+) -> Result<Vec<(Cursor, T)>, Problem> {
+    let mut found = Vec::new();
     for (definition, state) in walks(engine, filter) {
-        let (sql, values) = query(
-            SUMMARY,
-            filter,
-            after,
-            limit,
-            (definition.as_deref(), state),
-        );
+        let walk = (definition.as_deref(), state);
+        let (sql, values) = query(columns, filter, after, limit, walk);
         let rows = engine
             .ledger
             .reader()
             .fetch_all(Dynamic(sql), values)
             .await
             .map_err(|error| read_failed(&error))?;
-        for row in rows {
-            let summary: Vec<u8> = row.get(0).map_err(|error| read_failed(&error))?;
-            let mut saga = decode(&summary).map_err(|error| read_failed(&error))?;
-            saga.steps.clear();
-            sagas.push(saga);
+        for row in &rows {
+            found.push(read(row).map_err(|error| read_failed(&error))?);
         }
-        sagas.sort_by(|a, b| order(b).cmp(&order(a)));
-        sagas.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         // Long lists must not hold up the sagas themselves.
         tokio::task::yield_now().await;
     }
-    Ok(sagas)
-}
-
-fn order(saga: &Saga) -> (i64, &str) {
-    (
-        saga.start_time.as_ref().map_or(0, timestamp::to_millis),
-        &saga.saga_id,
-    )
+    Ok(found)
 }
 
 /// The index walks whose merged results answer a filter: one for each definition and state, or a single one.
