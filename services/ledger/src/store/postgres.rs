@@ -1,4 +1,4 @@
-//! PostgreSQL: any number of writers, one round trip per batch.
+//! PostgreSQL: any number of writers, one statement per batch.
 
 use std::str::FromStr as _;
 use std::sync::Arc;

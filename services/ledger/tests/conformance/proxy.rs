@@ -100,6 +100,11 @@ impl Proxy {
         self.path.mode.store(HOLE_AT_QUESTION, Ordering::SeqCst);
     }
 
+    /// Swallows everything from now on.
+    pub(crate) fn swallow(&self) {
+        self.path.hole.send_replace(true);
+    }
+
     /// Waits until everything is swallowed.
     pub(crate) async fn swallows(&self) {
         let mut hole = self.path.hole.subscribe();

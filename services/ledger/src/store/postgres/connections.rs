@@ -24,8 +24,9 @@ use tokio::time::{error::Elapsed, timeout};
 /// whoever calls has given up after ten, and so have others that wait for this replica's lease.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long a connection that nobody has used for a moment may take to say that it is still there.
-const LOOK: Duration = Duration::from_secs(2);
+/// How long a connection may take to say that it is still there, before it is used. The round trip makes of a restart of the server a wait instead of an
+/// error, and a lease survives a connection that is dead.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The server's own limit is just below: a statement that is only slow, or waits for a lock, is then ended with a reason, and its connection stays.
 const STATEMENT: &str = "9s";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ledger::{Error, ExecuteError, params};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::accounts::{Command, account};
 use crate::bench::{Bench, Open};
@@ -308,6 +309,62 @@ async fn a_database_that_vanishes_without_a_word_is_given_up_and_its_commits_are
         assert_eq!(patiently(reading).await, Some(known + 10));
         patiently(open.close()).await;
     }
+}
+
+#[tokio::test]
+async fn a_statement_that_still_runs_when_it_is_given_up_is_waited_for_by_the_look_up() {
+    let Some(bench) = Bench::postgres().await else {
+        return;
+    };
+    let Bench::Postgres { proxy, direct } = &bench else {
+        unreachable!("on PostgreSQL alone")
+    };
+    let connect = async || {
+        let connection = PgConnection::connect(&direct.database_url).await;
+        connection.expect("PostgreSQL answers")
+    };
+    let (mut hand, mut watch) = (connect().await, connect().await);
+    let open = bench.open().await;
+    open.ledger
+        .execute(Command::Add("a", 5))
+        .await
+        .expect("added");
+    // The look-up, too, has to wait for whoever has this row.
+    let mut held = hand.begin().await.expect("a transaction");
+    sqlx::query("SELECT 1 FROM test.ledger_shards FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("the row");
+    let waiting = async |watch: &mut PgConnection, statement: &str| {
+        let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%' || $1 || '%' AND pid <> pg_backend_pid()";
+        loop {
+            let count = sqlx::query_scalar::<_, i64>(sql).bind(statement);
+            if count.fetch_one(&mut *watch).await.expect("a count") > 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let adding = open.ledger.execute(Command::Add("a", 1));
+    let going_on = async {
+        waiting(&mut watch, "ledger_append").await;
+        proxy.swallow();
+        // Until the append is given up, which the server does not see.
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        waiting(&mut watch, "ledger_append").await;
+        proxy.mend();
+        waiting(&mut watch, "FROM ledger_shards").await;
+        held.commit().await.expect("released");
+    };
+    let (done, ()) = patiently(async { tokio::join!(adding, going_on) }).await;
+    // It took after all; or the server has ended it before, on a machine that is very busy.
+    let left = match done {
+        Ok(done) => (done.reply, done.position),
+        Err(ExecuteError::Storage(_)) => (5, 1),
+        Err(other) => panic!("{other:?}"),
+    };
+    assert_eq!((patiently(sum(&open)).await, open.ledger.head()), left);
+    patiently(open.close()).await;
 }
 
 #[tokio::test]
