@@ -17,6 +17,8 @@ use crate::metrics::{Counter, Gauge, Labels, Registry};
 
 /// The shortest and the longest time between two renewals.
 const REFRESH: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(86_400));
+/// How often the wall clock is looked at.
+const LOOK: Duration = Duration::from_secs(30);
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +34,7 @@ pub(crate) async fn run(
     let metrics = CertMetrics::new(&registry);
     let mut retry = Retry::new();
     loop {
-        let pause = match certify(&identity, &token_file, &mut client, &requests).await {
+        let again = match certify(&identity, &token_file, &mut client, &requests).await {
             Ok((made, expires)) => {
                 metrics.refreshed(expires);
                 retry.reset();
@@ -45,7 +47,7 @@ pub(crate) async fn run(
                     .min(left.mul_f64(0.7))
                     .clamp(REFRESH.0.min(left / 2), REFRESH.1);
                 tracing::info!(identity = %identity.name, valid_s = left.as_secs(), renew_s = pause.as_secs(), "certified");
-                pause
+                SystemTime::now() + pause
             }
             Err(error) => {
                 metrics.failures.increment();
@@ -55,13 +57,23 @@ pub(crate) async fn run(
                     retry_ms = pause.as_millis() as u64,
                     "cannot get a certificate"
                 );
-                pause
+                SystemTime::now() + pause
             }
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = sleep_until(again, SystemTime::now) => {}
         }
+    }
+}
+
+/// Sleeps until the wall clock says `time`: the clock of timers stands still while a machine is suspended, and certificates
+/// run out all the same.
+async fn sleep_until(time: SystemTime, now: impl Fn() -> SystemTime) {
+    while let Ok(left) = time.duration_since(now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(LOOK)).await;
     }
 }
 
@@ -151,4 +163,30 @@ fn unix(time: SystemTime) -> i64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// The wall clock of a machine that sleeps through all but the first seconds of a certificate's life.
+    #[tokio::test(start_paused = true)]
+    async fn a_suspended_machine_renews_when_it_wakes() {
+        let begin = SystemTime::UNIX_EPOCH;
+        let looks = AtomicU64::new(0);
+        let suspended = || {
+            let look = looks.fetch_add(1, Ordering::Relaxed);
+            begin + Duration::from_secs(if look == 0 { 0 } else { 100_000 })
+        };
+        let started = tokio::time::Instant::now();
+        sleep_until(begin + Duration::from_secs(60_000), suspended).await;
+        assert_eq!(started.elapsed(), LOOK);
+
+        let started = tokio::time::Instant::now();
+        let awake = || begin + started.elapsed();
+        sleep_until(begin + Duration::from_secs(100), awake).await;
+        assert!(started.elapsed() >= Duration::from_secs(100));
+        assert!(started.elapsed() < Duration::from_secs(101));
+    }
 }
