@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use sagamesh_api::shop::payments::v1::payment_service_client::PaymentServiceClient;
 use sagamesh_api::shop::payments::v1::{GetPaymentRequest, GetPaymentResponse};
-use sagamesh_tests::{System, binaries, rest};
+use sagamesh_tests::{Options, System, binaries, rest};
 use tonic::{Code, Response, Status};
 
 /// The longest that a change may take to reach everybody on a busy machine.
@@ -118,6 +118,36 @@ async fn every_hop_of_an_order_is_encrypted_and_known() -> anyhow::Result<()> {
         let printed = system.sagamesh(&["mesh", command]).await?;
         assert!(printed.contains(says), "mesh {command}:\n{printed}");
     }
+    system.stop().await?;
+    Ok(())
+}
+
+/// Off Linux, and where a port is taken on every address, workloads are ports of one address. A recorded block forces that.
+#[tokio::test]
+async fn workloads_that_share_an_address_do_not_pass_by_the_mesh() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Of the last block, where systems that look for one begin last.
+    std::fs::write(
+        folder.path().join("addresses.json"),
+        r#"{"place":{"ports":{"first":31360}},"public":"127.0.0.1:32741"}"#,
+    )?;
+    let system = System::start_with(Options {
+        folder: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await?;
+    let (outbound, _) = system.sidecar("orders-0")?;
+    assert!(outbound.contains("127.0.0.1:31"), "{outbound}");
+    system.restock("tea", 5, 450).await?;
+    place(&system).await?;
+    let denied = ask_payments(&system, "notifications-0").await.err();
+    let denied = denied.context("notifications may not ask payments")?;
+    assert_eq!(denied.code(), Code::PermissionDenied, "{denied:?}");
+    let check = system.sagamesh(&["mesh", "check"]).await?;
+    assert!(
+        check.contains("all that were answered went over mTLS"),
+        "{check}"
+    );
     system.stop().await?;
     Ok(())
 }

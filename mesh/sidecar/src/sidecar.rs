@@ -115,6 +115,7 @@ impl Sidecar {
             registry: registry.clone(),
             source: config.inbound.ips.first().copied(),
             local_ips: config.inbound.ips.clone(),
+            inbound_port: inbound_address.port(),
             discovery_idle: config.outbound.discovery_idle,
             max_in_flight: config.outbound.max_in_flight,
             in_flight: Arc::new(AtomicUsize::new(0)),

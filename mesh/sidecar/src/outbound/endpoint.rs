@@ -85,7 +85,7 @@ impl Endpoint {
         spec: Arc<EndpointSpec>,
         settings: Settings<'_>,
     ) -> Self {
-        let local = shared.local_ips.contains(&address.ip());
+        let local = shared.is_self(address.ip(), spec.inbound_port);
         let tls = if local { None } else { spec.identity.clone() };
         let labels = Labels::new()
             .with("authority", settings.authority)

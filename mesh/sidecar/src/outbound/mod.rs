@@ -51,8 +51,10 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// The pod's address: the source of connections to peers.
     pub(crate) source: Option<IpAddr>,
-    /// An endpoint on one of these is the pod itself.
+    /// The pod's addresses.
     pub(crate) local_ips: Vec<IpAddr>,
+    /// The port at which peers reach this proxy.
+    pub(crate) inbound_port: u16,
     /// How long a destination without requests is kept.
     pub(crate) discovery_idle: Duration,
     /// Requests under way at one time.
@@ -61,6 +63,14 @@ pub(crate) struct Shared {
     pub(crate) in_flight: Arc<AtomicUsize>,
     /// Each endpoint's breaker.
     pub(crate) breakers: Breakers,
+}
+
+impl Shared {
+    /// Whether an endpoint is the pod itself. Where pods share an address, one that is reached through another proxy is
+    /// another pod: without that, everybody there would be called past the mesh.
+    pub(crate) fn is_self(&self, ip: IpAddr, inbound_port: Option<u16>) -> bool {
+        self.local_ips.contains(&ip) && inbound_port.is_none_or(|port| port == self.inbound_port)
+    }
 }
 
 /// The outbound side of one thread.

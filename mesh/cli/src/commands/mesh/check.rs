@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use futures_util::future::join_all;
 use sagamesh_api::mesh::v1::Health;
 
-use super::{policy, who};
+use super::{policy, top, who};
 use crate::args::Common;
 use crate::failure::Exit;
 use crate::launcher::ready;
@@ -38,6 +38,7 @@ pub(super) async fn run(common: &Common, system: &System, mesh: &Mesh) -> anyhow
     findings.push(policies(mesh).await);
     findings.extend(certificates(system).await);
     findings.extend(instances(mesh).await);
+    findings.extend(edges(system).await);
     findings.push(doors(system, mesh));
     let bad = findings
         .iter()
@@ -258,6 +259,30 @@ async fn instances(mesh: &Mesh) -> Vec<Finding> {
         )];
     }
     findings
+}
+
+/// Whether all calls between workloads were encrypted, and so subject to policy. Sidecars that show nothing are not ready,
+/// and that was said.
+async fn edges(system: &System) -> Vec<Finding> {
+    let Ok(edges) = top::look(system).await else {
+        return Vec::new();
+    };
+    let plain: Vec<_> = edges
+        .iter()
+        // A workload's calls to itself do not leave it.
+        .filter(|(edge, _)| edge.to.split('-').next() != Some(&*edge.from))
+        .filter(|(_, counts)| counts.mtls() == Some(false))
+        .map(|(edge, _)| {
+            bad(
+                format!("calls from {} to {}", edge.from, edge.to),
+                "they went without mTLS: nobody asked who calls, and no policy applied. Restart the system; if they still do, the sidecars' logs say what they connect to",
+            )
+        })
+        .collect();
+    if plain.is_empty() {
+        return vec![good("calls", "all that were answered went over mTLS")];
+    }
+    plain
 }
 
 /// What the mesh cannot keep anybody from.

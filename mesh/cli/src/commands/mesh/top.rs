@@ -70,7 +70,7 @@ fn draw(text: &str) -> std::io::Result<()> {
 }
 
 /// What all sidecars have counted so far. One that is being started again is passed over.
-async fn look(system: &System) -> anyhow::Result<Edges> {
+pub(super) async fn look(system: &System) -> anyhow::Result<Edges> {
     let sidecars: Vec<_> = system
         .processes
         .iter()

@@ -30,6 +30,7 @@ fn shared() -> Arc<Shared> {
         registry,
         source: None,
         local_ips: Vec::new(),
+        inbound_port: 4143,
         discovery_idle: FAILFAST,
         max_in_flight: 1,
         in_flight: Arc::default(),
@@ -104,4 +105,15 @@ async fn more_than_the_queue_holds_are_shed() {
         .iter()
         .filter(|error| matches!(error, ProxyError::LoadShed(_)));
     assert_eq!(shed.count(), 1);
+}
+
+#[tokio::test]
+async fn a_pod_at_the_same_address_behind_another_proxy_is_another_pod() {
+    let mut shared = Arc::into_inner(shared()).unwrap();
+    let ip = std::net::IpAddr::from([127, 0, 0, 1]);
+    shared.local_ips = vec![ip];
+    assert!(shared.is_self(ip, Some(shared.inbound_port)));
+    assert!(shared.is_self(ip, None));
+    assert!(!shared.is_self(ip, Some(shared.inbound_port + 1)));
+    assert!(!shared.is_self([127, 0, 0, 2].into(), Some(shared.inbound_port)));
 }
