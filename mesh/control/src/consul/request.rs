@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::registry::spec::{CheckKind, CheckSpec, Health, InstanceSpec};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The shortest time after which an instance is removed for being critical.
+const SHORTEST_CRITICAL: Duration = Duration::from_secs(60);
 /// Deeper than anything that is registered.
 const MAX_DEPTH: usize = 16;
 
@@ -75,13 +77,9 @@ pub(super) fn registration(body: &[u8]) -> Result<InstanceSpec, String> {
         .into_iter()
         .chain(read.checks.into_iter().flatten())
         .collect();
-    let (mut specs, mut critical_limit) = (Vec::new(), None::<Duration>);
+    let mut specs = Vec::new();
     let alone = checks.len() == 1;
     for (index, check) in checks.into_iter().enumerate() {
-        if let Some(text) = given(check.deregistercriticalserviceafter.clone()) {
-            let limit = go_duration(&text)?;
-            critical_limit = Some(critical_limit.map_or(limit, |other| other.min(limit)));
-        }
         let default_id = if alone {
             format!("service:{id}")
         } else {
@@ -99,7 +97,6 @@ pub(super) fn registration(body: &[u8]) -> Result<InstanceSpec, String> {
         checks: specs,
         pod: None,
         lease: None,
-        critical_limit,
     };
     let wrong = spec.violations();
     let all: Vec<String> = wrong
@@ -175,7 +172,15 @@ fn check_spec(check: Check, default_id: String, service: &str) -> Result<CheckSp
         Some(text) => go_duration(&text)?,
         None => DEFAULT_TIMEOUT,
     };
+    let critical_limit = match given(check.deregistercriticalserviceafter) {
+        Some(text) => Some(go_duration(&text)?),
+        None => None,
+    }
+    // As Consul has it: nothing says never, and no instance goes before it had a chance to recover.
+    .filter(|limit| !limit.is_zero())
+    .map(|limit| limit.max(SHORTEST_CRITICAL));
     Ok(CheckSpec {
+        critical_limit,
         id: given(check.checkid)
             .or(given(check.id))
             .unwrap_or(default_id),
@@ -304,5 +309,20 @@ mod tests {
         assert_eq!(spec.meta["Owner"], "Me");
         assert_eq!(spec.checks[0].id, "c");
         assert_eq!(spec.id, "shop");
+    }
+
+    #[test]
+    fn each_check_says_how_long_it_may_be_critical_and_none_says_at_once() {
+        let body = br#"{"Name":"shop","Port":80,"Checks":[
+            {"TTL":"5s","DeregisterCriticalServiceAfter":"0s"},
+            {"TTL":"5s","DeregisterCriticalServiceAfter":"1s"},
+            {"TTL":"5s","DeregisterCriticalServiceAfter":"2m"},
+            {"TTL":"5s"}]}"#;
+        let spec = registration(body).expect("good");
+        let limits = spec.checks.iter().map(|check| check.critical_limit);
+        let seconds: Vec<_> = limits
+            .map(|limit| limit.map(|time| time.as_secs()))
+            .collect();
+        assert_eq!(seconds, [None, Some(60), Some(120), None]);
     }
 }

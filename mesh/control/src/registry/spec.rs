@@ -49,9 +49,6 @@ pub struct InstanceSpec {
     pub pod: Option<String>,
     /// How long it stays without a renewal; `None` for ever.
     pub lease: Option<Duration>,
-    /// How long it stays while it is critical; `None` for ever.
-    #[serde(default)]
-    pub critical_limit: Option<Duration>,
 }
 
 /// A condition of health.
@@ -68,6 +65,9 @@ pub struct CheckSpec {
     /// What it counts as before its first result.
     #[serde(default = "critical")]
     pub initial: Health,
+    /// How long it may be critical until the instance is removed; `None` for ever.
+    #[serde(default)]
+    pub critical_limit: Option<Duration>,
     /// What is checked.
     pub kind: CheckKind,
 }

@@ -8,14 +8,16 @@ use tokio::time::Instant;
 
 use super::spec::{CheckKind, CheckSpec, Health, InstanceSpec, MAX_OUTPUT};
 
-/// Most instances.
+/// Most instances that are no pods.
 pub const MAX_INSTANCES: usize = 4096;
 
 /// Why an instance is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// There are too many.
-    #[error("the registry holds {MAX_INSTANCES} instances, which is all it takes: deregister some")]
+    #[error(
+        "the registry holds {MAX_INSTANCES} instances outside of the mesh, which is all it takes: deregister some"
+    )]
     Full,
     /// It would take the place of an instance of the mesh.
     #[error(
@@ -62,7 +64,8 @@ pub struct Entry {
     pub create_index: u64,
     renewed: Instant,
     reported: Vec<Instant>,
-    critical_since: Option<Instant>,
+    /// Of each check.
+    critical_since: Vec<Option<Instant>>,
 }
 
 /// A check's last result.
@@ -98,15 +101,12 @@ impl Entry {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let ill_for = self
-            .critical_since
-            .map(|since| now.saturating_duration_since(since));
+        let mut checks = self.spec.checks.iter().zip(&self.critical_since);
         self.remaining(now) == Some(Duration::ZERO)
-            || self
-                .spec
-                .critical_limit
-                .zip(ill_for)
-                .is_some_and(|(limit, ill_for)| ill_for >= limit)
+            || checks.any(|(check, since)| {
+                let both = check.critical_limit.zip(*since);
+                both.is_some_and(|(limit, since)| now.saturating_duration_since(since) >= limit)
+            })
     }
 
     /// How long it stays without a renewal; `None` for ever.
@@ -157,7 +157,7 @@ impl Table {
                 create_index: record.create_index,
                 renewed: now,
                 reported,
-                critical_since: None,
+                critical_since: vec![None; record.spec.checks.len()],
                 spec: record.spec,
             };
             (entry.spec.id.clone(), entry)
@@ -208,7 +208,13 @@ impl Table {
         now: Instant,
     ) -> Result<Registered, Refused> {
         let known = self.entries.get(&spec.id);
-        if known.is_none() && self.entries.len() >= MAX_INSTANCES {
+        // Pods are bounded by the launcher's list of them, and no stranger can keep them out.
+        let is_stranger = |pod: &Option<_>| pod.is_none();
+        let strangers = || {
+            let all = self.entries.values();
+            all.filter(|one| is_stranger(&one.spec.pod)).count()
+        };
+        if known.is_none() && is_stranger(&spec.pod) && strangers() >= MAX_INSTANCES {
             return Err(Refused::Full);
         }
         if known.is_some_and(|known| known.spec.pod.is_some() && known.spec.pod != spec.pod) {
@@ -246,7 +252,7 @@ impl Table {
             create_index: known.map_or(self.index, |known| known.create_index),
             renewed: now,
             reported: vec![now; spec.checks.len()],
-            critical_since: None,
+            critical_since: vec![None; spec.checks.len()],
             spec,
         };
         self.entries.insert(entry.spec.id.clone(), entry.clone());
@@ -366,7 +372,7 @@ impl Table {
             for reported in &mut entry.reported {
                 *reported += gap;
             }
-            if let Some(since) = &mut entry.critical_since {
+            for since in entry.critical_since.iter_mut().flatten() {
                 *since += gap;
             }
         }
@@ -390,10 +396,12 @@ impl Table {
                     entry.modify_index = self.index;
                 }
             }
-            if entry.health() == Health::Critical {
-                entry.critical_since.get_or_insert(now);
-            } else {
-                entry.critical_since = None;
+            for (result, since) in entry.results.iter().zip(&mut entry.critical_since) {
+                if result.health == Health::Critical {
+                    since.get_or_insert(now);
+                } else {
+                    *since = None;
+                }
             }
         }
         let over: Vec<String> = self

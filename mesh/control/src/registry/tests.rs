@@ -29,6 +29,7 @@ fn checked(at: SocketAddr, tag: &str) -> InstanceSpec {
         tags: vec![tag.to_owned()],
         meta: BTreeMap::new(),
         checks: vec![CheckSpec {
+            critical_limit: None,
             id: "open".to_owned(),
             name: "open".to_owned(),
             interval: Duration::from_millis(100),
@@ -40,7 +41,6 @@ fn checked(at: SocketAddr, tag: &str) -> InstanceSpec {
         }],
         pod: None,
         lease: None,
-        critical_limit: None,
     }
 }
 

@@ -356,7 +356,6 @@ fn spec(id: &str) -> InstanceSpec {
         checks: Vec::new(),
         pod: None,
         lease: None,
-        critical_limit: None,
     }
 }
 
@@ -369,6 +368,7 @@ fn leases_and_reports_run_out() {
     leased.lease = Some(Duration::from_secs(10));
     let mut reported = spec("reported");
     reported.checks = vec![CheckSpec {
+        critical_limit: None,
         id: "alive".to_owned(),
         name: String::new(),
         interval: Duration::ZERO,
@@ -394,7 +394,7 @@ fn leases_and_reports_run_out() {
     assert_eq!(health(&table), Some(Health::Critical));
     let mut ill = spec("ill");
     ill.checks = table.get("reported").expect("there").spec.checks.clone();
-    ill.critical_limit = Some(Duration::from_secs(8));
+    ill.checks[0].critical_limit = Some(Duration::from_secs(8));
     table.register(ill, 0, later(5)).expect("taken");
     assert!(table.expire(later(6)).is_empty());
     table
@@ -405,6 +405,47 @@ fn leases_and_reports_run_out() {
     assert!(table.expire(later(18)).is_empty());
     assert_eq!(table.expire(later(19)), ["leased"]);
     assert!(table.get("leased").is_none());
+}
+
+#[test]
+fn only_a_check_that_says_so_ends_an_instance_that_is_critical() {
+    let now = Instant::now();
+    let later = |seconds| now + Duration::from_secs(seconds);
+    let mut table = Table::default();
+    let check = |id: &str, limit: Option<u64>, ttl| CheckSpec {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        interval: Duration::ZERO,
+        timeout: Duration::from_secs(1),
+        initial: Health::Passing,
+        critical_limit: limit.map(Duration::from_secs),
+        kind: CheckKind::Ttl {
+            ttl: Duration::from_secs(ttl),
+        },
+    };
+    let mut ill = spec("ill");
+    ill.checks = vec![check("silent", None, 1), check("limited", Some(60), 100)];
+    table.register(ill, 0, now).expect("taken");
+    assert!(table.expire(later(1)).is_empty());
+    assert!(table.expire(later(90)).is_empty(), "the other one is well");
+    assert!(table.expire(later(100)).is_empty());
+    assert!(table.expire(later(159)).is_empty());
+    assert_eq!(table.expire(later(160)), ["ill"], "critical since 100");
+}
+
+#[test]
+fn strangers_do_not_keep_pods_out() {
+    let now = Instant::now();
+    let mut table = Table::default();
+    for number in 0..MAX_INSTANCES {
+        let stranger = spec(&number.to_string());
+        table.register(stranger, 0, now).expect("taken");
+    }
+    let refused = table.register(spec("one more"), 0, now);
+    assert_eq!(refused.err(), Some(Refused::Full));
+    let mut pod = spec("orders-0");
+    pod.pod = Some("orders-0".into());
+    table.register(pod, 0, now).expect("a pod");
 }
 
 #[test]

@@ -42,7 +42,6 @@ pub(super) fn spec(given: &api::InstanceSpec) -> Result<InstanceSpec, Problem> {
         checks,
         pod: given.pod.as_ref().map(|pod| pod.name.clone()),
         lease,
-        critical_limit: None,
     };
     let mut all = Violations::new();
     for (field, message) in wrong.iter().chain(spec.violations().iter()) {
@@ -90,6 +89,7 @@ fn check_spec(
         check.check_id.clone()
     };
     Ok(CheckSpec {
+        critical_limit: None,
         name: id.clone(),
         id,
         interval: duration(&check.interval, DEFAULT_INTERVAL, "interval")?,
