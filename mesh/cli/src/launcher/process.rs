@@ -84,6 +84,16 @@ pub(crate) async fn supervise(
         let begun = Instant::now();
         let mut child = match start(&instance, &binary) {
             Ok(child) => child,
+            // It worked before: the machine may be short of something, or the binary is being replaced.
+            Err(error) if was_ready => {
+                tell(Event::Noted(format!(
+                    "{error:#}; tried again in {backoff:?}"
+                )));
+                if !pause(&levers, &mut backoff).await {
+                    break;
+                }
+                continue;
+            }
             Err(error) => {
                 tell(Event::Hopeless {
                     reason: format!("{error:#}"),
@@ -116,14 +126,22 @@ pub(crate) async fn supervise(
             status,
             again_in: backoff,
         });
-        tokio::select! {
-            () = tokio::time::sleep(backoff) => {}
-            () = levers.drain.cancelled() => break,
-            () = levers.kill.cancelled() => break,
+        if !pause(&levers, &mut backoff).await {
+            break;
         }
-        backoff = (backoff * 2).min(LAST_BACKOFF);
     }
     tell(Event::Ended);
+}
+
+/// Waits before the next start, the next time for longer. False if the process is not to be started any more.
+async fn pause(levers: &Levers, backoff: &mut Duration) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(*backoff) => {}
+        () = levers.drain.cancelled() => return false,
+        () = levers.kill.cancelled() => return false,
+    }
+    *backoff = (*backoff * 2).min(LAST_BACKOFF);
+    true
 }
 
 enum Ending {
