@@ -88,7 +88,10 @@ impl Addresses {
                     )
                 })?,
         };
-        std::fs::write(&path, serde_json::to_string(&chosen.0)? + "\n")
+        // Beside and renamed: half of it, after a crash, would keep the system from starting.
+        let beside = path.with_extension("tmp");
+        std::fs::write(&beside, serde_json::to_string(&chosen.0)? + "\n")
+            .and_then(|()| std::fs::rename(&beside, &path))
             .with_context(|| format!("cannot write {}", path.display()))?;
         let (addresses, block) = chosen;
         let listeners = door.into_iter().chain([block]).collect();
