@@ -79,6 +79,11 @@ impl RequestBody {
         self.place = None;
     }
 
+    /// What it is watched by.
+    pub(crate) fn progress(&self) -> Option<&Arc<Progress>> {
+        self.progress.as_ref()
+    }
+
     /// Takes the watcher off, for the body that replaces this one.
     pub(crate) fn take_progress(&mut self) -> Option<Arc<Progress>> {
         self.progress.take()
@@ -169,6 +174,7 @@ pub(crate) struct Progress {
     start: Instant,
     last_micros: AtomicU64,
     ended: AtomicBool,
+    timed_out: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -179,6 +185,7 @@ impl Progress {
             start,
             last_micros: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -196,6 +203,16 @@ impl Progress {
             self.ended.store(true, Ordering::Release);
             self.waker.wake();
         }
+    }
+
+    /// Its time is over (or a new try begins): whoever still follows the request when it is dropped learns why.
+    pub(crate) fn set_timed_out(&self, timed_out: bool) {
+        self.timed_out.store(timed_out, Ordering::Release);
+    }
+
+    /// Whether a timeout ended it, and not its caller.
+    pub(crate) fn timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Acquire)
     }
 
     /// When the last frame went by.

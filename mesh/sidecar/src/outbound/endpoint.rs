@@ -18,6 +18,7 @@ use super::load::Load;
 use crate::control::endpoints::EndpointSpec;
 use crate::http::client::{Connect, H1, H2, SendError};
 use crate::http::observe::{End, Observe};
+use crate::http::request_body::Progress;
 use crate::http::{Request, Response, ResponseBody, orig_proto};
 use crate::io::{self, Io, TcpCounts};
 use crate::metrics::Labels;
@@ -158,7 +159,8 @@ impl Endpoint {
         mut request: Request,
         probe: bool,
     ) -> Result<Response, SendError> {
-        let mut following = Box::new(Following::new(Arc::clone(self), probe));
+        let progress = request.body().progress().map(Arc::clone);
+        let mut following = Box::new(Following::new(Arc::clone(self), probe, progress));
         let version = request.version();
         let sent = match &self.transport {
             Transport::H2(connection) => {
@@ -202,18 +204,21 @@ struct Following {
     endpoint: Arc<Endpoint>,
     since: Instant,
     probe: bool,
+    /// Says whether a timeout ended it.
+    progress: Option<Arc<Progress>>,
     /// Its response has begun: it does not count as load any more.
     begun: bool,
     over: bool,
 }
 
 impl Following {
-    fn new(endpoint: Arc<Endpoint>, probe: bool) -> Self {
+    fn new(endpoint: Arc<Endpoint>, probe: bool, progress: Option<Arc<Progress>>) -> Self {
         endpoint.load.begin();
         Self {
             endpoint,
             since: Instant::now(),
             probe,
+            progress,
             begun: false,
             over: false,
         }
@@ -252,7 +257,9 @@ impl Drop for Following {
         if !self.over {
             let now = Instant::now();
             self.begin(now);
-            self.record(None, now);
+            // An endpoint that hangs fails; a caller that went away says nothing of it.
+            let timed_out = self.progress.as_ref().is_some_and(|one| one.timed_out());
+            self.record(timed_out.then_some(true), now);
         }
     }
 }

@@ -1,16 +1,19 @@
 //! The layer that sends a request again: on the policy's conditions, so often as it says, and only while the body
 //! can be sent again. There is no budget, as in Linkerd: the limit is for each request.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body::Body as _;
 use rand::RngExt as _;
+use tokio::time::Instant;
 use tower::Layer;
 
 use super::overrides::Overrides;
 use super::replay::Replay;
 use crate::error::ProxyError;
+use crate::http::request_body::Progress;
 use crate::http::{Request, Response, Serve, is_grpc};
 use crate::metrics::{Counter, Labels, Registry};
 use crate::policy::outbound::{Conditions, Retry};
@@ -114,7 +117,10 @@ impl<S: Serve> WithRetry<S> {
         policy: &Retry,
     ) -> Result<Response, ProxyError> {
         let grpc = is_grpc(request.headers());
-        let progress = request.body_mut().take_progress();
+        let progress = request.body_mut().take_progress().or_else(|| {
+            // To say of a try that it timed out.
+            (policy.timeout).map(|_| Arc::new(Progress::new(Instant::now())))
+        });
         let (parts, body) = request.into_parts();
         let replay = Replay::new(body, policy.max_request_bytes);
         let mut retries = 0;
@@ -127,9 +133,7 @@ impl<S: Serve> WithRetry<S> {
             let request = Box::new(http::Request::from_parts(parts.clone(), body));
             let last = retries == policy.max_retries;
             let result = match policy.timeout {
-                Some(time) if !last => tokio::time::timeout(time, self.inner.call(request))
-                    .await
-                    .unwrap_or(Err(ProxyError::TryTimeout(time))),
+                Some(time) if !last => self.one_try(request, time, progress.as_deref()).await,
                 _ => self.inner.call(request).await,
             };
             if let (Err(ProxyError::FailFast(_)), Some(before @ Ok(_))) = (&result, before.take()) {
@@ -164,6 +168,31 @@ impl<S: Serve> WithRetry<S> {
             }
             retries += 1;
         }
+    }
+}
+
+impl<S: Serve> WithRetry<S> {
+    async fn one_try(
+        &self,
+        request: Request,
+        time: Duration,
+        progress: Option<&Progress>,
+    ) -> Result<Response, ProxyError> {
+        let say = |timed_out| {
+            if let Some(progress) = progress {
+                progress.set_timed_out(timed_out);
+            }
+        };
+        let result = {
+            let mut call = pin!(self.inner.call(request));
+            let result = tokio::time::timeout(time, &mut call).await;
+            // Said before the call is dropped: it is the endpoint that was too slow.
+            say(result.is_err());
+            result
+        };
+        // The next try is another one's.
+        say(false);
+        result.unwrap_or(Err(ProxyError::TryTimeout(time)))
     }
 }
 

@@ -50,7 +50,13 @@ impl<S: Serve> Serve for WithTimeouts<S> {
         let result = tokio::select! {
             biased;
             result = self.inner.call(request) => result,
-            error = std::future::poll_fn(|cx| timers.poll_expired(cx)) => Err(error),
+            // Said before the inner future is dropped: it is the endpoint that was too slow.
+            error = std::future::poll_fn(|cx| {
+                timers.poll_expired(cx).map(|error| {
+                    timers.progress.set_timed_out(true);
+                    error
+                })
+            }) => Err(error),
         };
         result.map(|mut response| {
             timers.touch();

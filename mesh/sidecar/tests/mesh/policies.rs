@@ -226,6 +226,38 @@ async fn a_new_policy_binds_new_requests_on_the_same_connection() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_hangs_is_taken_out() {
+    let ms = Duration::from_millis;
+    let slow = [
+        Rule {
+            timeouts: policies::timeouts(Some(ms(100)), None, None),
+            ..rule()
+        },
+        // The last try has no timeout of its own: two of each call end by one, and all of it by the other.
+        Rule {
+            timeouts: policies::timeouts(Some(ms(300)), None, None),
+            retry: policies::retry(2, Some(ms(50))),
+            ..rule()
+        },
+    ];
+    for rule in slow {
+        let mesh =
+            Mesh::start_with(vec![rule], policies::accrual(3, Duration::from_secs(60))).await;
+        let client = mesh.client();
+        let out = || {
+            let name = "outbound_http_balancer_endpoints";
+            let labels = ["endpoint_state=\"pending\""];
+            metric(&mesh.gateway.sidecar, name, &labels) >= 1.0
+        };
+        // The balancer notices at the next request.
+        for _ in 0..20 {
+            client.unary("/test.Echo/Slow", b"").await.unwrap_err();
+        }
+        assert!(out(), "still in use");
+    }
+}
+
+#[tokio::test]
 async fn a_failing_endpoint_is_taken_out_and_probed() {
     let retry = Rule {
         retry: policies::retry(5, None),
