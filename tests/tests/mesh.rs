@@ -126,6 +126,10 @@ async fn every_hop_of_an_order_is_encrypted_and_known() -> anyhow::Result<()> {
 #[tokio::test]
 async fn workloads_that_share_an_address_do_not_pass_by_the_mesh() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
+    std::fs::set_permissions(
+        folder.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )?;
     // Of the last block, where systems that look for one begin last.
     std::fs::write(
         folder.path().join("addresses.json"),
