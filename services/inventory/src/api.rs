@@ -36,18 +36,10 @@ impl InventoryApi {
     }
 
     async fn reach(&self, position: u64) -> Result<(), Problem> {
-        if position == 0 {
-            return Ok(());
-        }
-        let wait = chassis::deadline::patience(LONGEST_WAIT);
         let ledger = &self.ledger;
-        match ledger
-            .wait_for_projection(projection::NAME, position, wait)
+        ledger
+            .reach(projection::NAME, position, LONGEST_WAIT, ERRORS)
             .await
-        {
-            Err(ledger::Error::Timeout(_)) => Err(ERRORS.not_reached(position, ledger.head())),
-            reached => reached.map_err(storage),
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chassis::{Env, Tasks};
+use chassis::{Domain, Env, Problem, Tasks};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -216,6 +216,27 @@ impl<D: Decider> Ledger<D> {
         within: Duration,
     ) -> Result<(), Error> {
         self.shared.followers.wait(name, position, within).await
+    }
+
+    /// Waits until what a caller asks for (`min_position`; 0 asks for nothing) can be read, so long that its answer still comes before its deadline.
+    ///
+    /// # Errors
+    /// Those of [`Domain::not_reached`] and [`Domain::storage`].
+    pub async fn reach(
+        &self,
+        name: &str,
+        min_position: u64,
+        otherwise: Duration,
+        errors: Domain,
+    ) -> Result<(), Problem> {
+        if min_position == 0 {
+            return Ok(());
+        }
+        let within = chassis::deadline::patience(otherwise);
+        match self.wait_for_projection(name, min_position, within).await {
+            Err(Error::Timeout(_)) => Err(errors.not_reached(min_position, self.head())),
+            reached => reached.map_err(|error| errors.storage(error.is_transient(), &error)),
+        }
     }
 
     /// How far a projection has got.

@@ -19,7 +19,7 @@ use crate::domain::{
     AvailabilityProblem, OrderEvent, PricedOrder, ValidOrder, price, validate_cancel,
     validate_place,
 };
-use crate::errors::{ERRORS, invalid, not_found, refused, storage};
+use crate::errors::{ERRORS, invalid, not_found, refused};
 use crate::ids::Ids;
 use crate::inventory::Inventory;
 use crate::projection::{ORDERS, show};
@@ -220,15 +220,8 @@ impl Service {
 
     /// Waits until the read side has this position.
     async fn reach(&self, position: u64) -> Result<(), Problem> {
-        if position == 0 {
-            return Ok(());
-        }
-        let patience = deadline::patience(READ_PATIENCE);
         let ledger = &self.ledger;
-        match ledger.wait_for_projection(ORDERS, position, patience).await {
-            Err(ledger::Error::Timeout(_)) => Err(ERRORS.not_reached(position, ledger.head())),
-            reached => reached.map_err(|error| storage(&error)),
-        }
+        ledger.reach(ORDERS, position, READ_PATIENCE, ERRORS).await
     }
 
     /// An order of this customer (empty for anybody's).
