@@ -232,7 +232,7 @@ impl Sql {
             }
             Pool::Postgres(pool) => {
                 let rows = sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
-                    .fetch_all(pool)
+                    .fetch_all(&mut pool.acquire().await?)
                     .await?;
                 Ok(rows.into_iter().map(Row::Postgres).collect())
             }
@@ -263,7 +263,7 @@ impl Sql {
             }
             Pool::Postgres(pool) => {
                 let row = sqlx::query_with::<Postgres, _>(sql, postgres(params)?)
-                    .fetch_optional(pool)
+                    .fetch_optional(&mut pool.acquire().await?)
                     .await?;
                 Ok(row.map(Row::Postgres))
             }

@@ -113,6 +113,8 @@ impl PostgresStore {
             .iter()
             .map(|(stream, version)| (stream.as_str(), *version as i64))
             .unzip();
+        let explain = |error| open::explain(&self.name, error);
+        let mut connection = self.appends.acquire().await.map_err(explain)?;
         let row = sqlx::query(APPEND)
             .bind(SHARD)
             .bind(&self.writer)
@@ -206,9 +208,9 @@ impl PostgresStore {
                     .map(|fence| fence.epoch)
                     .collect::<Vec<_>>(),
             )
-            .fetch_one(&self.appends)
+            .fetch_one(&mut connection)
             .await
-            .map_err(|error| open::explain(&self.name, error))?;
+            .map_err(explain)?;
         let streams: Option<Vec<String>> = row.try_get(1).map_err(Error::from)?;
         let keys: Option<Vec<String>> = row.try_get(2).map_err(Error::from)?;
         let lost: Option<Vec<i64>> = row.try_get(3).map_err(Error::from)?;
@@ -305,7 +307,7 @@ impl Store for PostgresStore {
             )
             .bind(stream.as_str())
             .bind(after as i64)
-            .fetch_all(&self.transactions)
+            .fetch_all(&mut self.transactions.acquire().await?)
             .await?;
             Ok(rows
                 .into_iter()
@@ -321,7 +323,7 @@ impl Store for PostgresStore {
         Box::pin(async move {
             let rows = sqlx::query("SELECT key, value FROM ledger_inbox WHERE key = ANY($1)")
                 .bind(keys.iter().map(|key| &**key).collect::<Vec<&str>>())
-                .fetch_all(&self.appends)
+                .fetch_all(&mut self.appends.acquire().await?)
                 .await?;
             rows.iter()
                 .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -335,7 +337,9 @@ impl Store for PostgresStore {
                 .bind(SHARD)
                 .bind(after as i64)
                 .bind(limit as i64);
-            let rows = query.fetch_all(&self.transactions).await?;
+            let rows = query
+                .fetch_all(&mut self.transactions.acquire().await?)
+                .await?;
             rows.iter()
                 .map(|row| {
                     Ok(Recorded {
@@ -356,7 +360,9 @@ impl Store for PostgresStore {
             let query =
                 sqlx::query_scalar::<_, i64>("SELECT head FROM ledger_shards WHERE shard = $1")
                     .bind(SHARD);
-            Ok(query.fetch_one(&self.transactions).await? as u64)
+            Ok(query
+                .fetch_one(&mut self.transactions.acquire().await?)
+                .await? as u64)
         })
     }
 
@@ -374,7 +380,7 @@ impl Store for PostgresStore {
                 .bind(end)
                 .bind(limit as i64);
             Ok(query
-                .fetch_all(&self.transactions)
+                .fetch_all(&mut self.transactions.acquire().await?)
                 .await?
                 .into_iter()
                 .map(StreamId::from)
@@ -419,17 +425,17 @@ impl Store for PostgresStore {
         Box::pin(async move {
             let window: Vec<(i64, i64)> = sqlx::query_as(PRUNE_WINDOW)
                 .bind(prune.after)
-                .fetch_all(&self.transactions)
+                .fetch_all(&mut self.transactions.acquire().await?)
                 .await?;
             let end = prune.end(&window);
             sqlx::query(PRUNE_OTHERS)
                 .bind(prune.after)
                 .bind(end)
-                .execute(&self.transactions)
+                .execute(&mut self.transactions.acquire().await?)
                 .await?;
             let barriers = sqlx::query(PRUNE_BARRIERS)
                 .bind(prune.barriers_before)
-                .execute(&self.transactions)
+                .execute(&mut self.transactions.acquire().await?)
                 .await?
                 .rows_affected();
             Ok(Pruned {

@@ -74,7 +74,8 @@ impl Connections {
         }
     }
 
-    async fn acquire(&self) -> Result<Held, sqlx::Error> {
+    /// One of them, for single statements.
+    pub(crate) async fn acquire(&self) -> Result<Held, sqlx::Error> {
         Ok(Held {
             live: Some(self.pool.acquire().await?),
             open: false,
@@ -228,55 +229,6 @@ impl<'c> Executor<'c> for &'c mut Held {
             let asked = timeout(within, self.live()?.describe(sql)).await;
             self.heard(asked)
         })
-    }
-}
-
-impl<'c> Executor<'c> for &'c Connections {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let answer = async move {
-            let mut held = self.acquire().await?;
-            let rows: Vec<_> = held.fetch_many(query).try_collect().await?;
-            Ok::<_, sqlx::Error>(stream::iter(rows.into_iter().map(Ok)))
-        };
-        Box::pin(stream::once(answer).try_flatten())
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        Box::pin(async move { self.acquire().await?.fetch_optional(query).await })
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move { self.acquire().await?.prepare_with(sql, parameters).await })
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move { self.acquire().await?.describe(sql).await })
     }
 }
 

@@ -104,7 +104,7 @@ impl LeaseTable for PostgresLeases {
                 .bind(&me.session)
                 .bind(leaving)
                 .bind(me.lease.as_secs_f64())
-                .execute(&self.in_time(me))
+                .execute(&mut self.in_time(me).acquire().await?)
                 .await?;
             Ok(renewed.rows_affected() > 0)
         })
@@ -135,7 +135,7 @@ impl LeaseTable for PostgresLeases {
             let rows = sqlx::query(TAKE)
                 .bind(&me.member.name)
                 .bind(&me.session)
-                .fetch_all(&self.0)
+                .fetch_all(&mut self.0.acquire().await?)
                 .await?;
             rows.iter().map(taken).collect()
         })
@@ -167,7 +167,7 @@ impl LeaseTable for PostgresLeases {
             sqlx::query("DELETE FROM ledger_owners WHERE name = $1 AND session = $2")
                 .bind(&me.member.name)
                 .bind(&me.session)
-                .execute(&self.0)
+                .execute(&mut self.0.acquire().await?)
                 .await?;
             Ok(())
         })

@@ -30,13 +30,14 @@ impl PostgresStore {
             .map(|(at, stream)| (stream.as_str(), at))
             .collect();
         let names: Vec<&str> = streams.iter().map(StreamId::as_str).collect();
+        let mut connection = connections.acquire().await?;
         // Snapshots only ever move forward and events never go: two statements may see different moments.
         if snapshots {
             let rows = sqlx::query(
                 "SELECT stream, version, data FROM ledger_snapshots WHERE stream = ANY($1)",
             )
             .bind(&names)
-            .fetch_all(connections)
+            .fetch_all(&mut connection)
             .await?;
             for row in rows {
                 loaded[at[row.try_get::<&str, _>(0)?]].snapshot =
@@ -53,7 +54,7 @@ impl PostgresStore {
         for row in sqlx::query(LOAD)
             .bind(&names)
             .bind(after)
-            .fetch_all(connections)
+            .fetch_all(&mut connection)
             .await?
         {
             let event = (
