@@ -122,9 +122,8 @@ impl Drop for EndsProcess {
                 task = self.0,
                 "a task panicked that this process cannot do without: it shuts down, to be started again"
             );
-            let Self(name, tasks) = self;
-            tasks.panicked.get_or_init(|| name);
-            tasks.begin_drain();
+            self.1.panicked.get_or_init(|| self.0);
+            self.1.begin_drain();
         }
     }
 }

@@ -229,6 +229,7 @@ mod tests {
         release.committed(&[]);
         assert!(dispatch.may_release());
     }
+
     /// A saga of one step, and what is recorded of it.
     struct Records {
         plan: Arc<Plan>,
@@ -277,17 +278,8 @@ mod tests {
     #[test]
     fn what_another_replica_did_while_a_commit_was_in_doubt_is_not_missed() {
         let mut records = Records::new();
-        let plan = Arc::clone(&records.plan);
-        records.happens(&saga::Command::Start(Box::new(saga::Start {
-            plan,
-            version_chosen: false,
-            input: Default::default(),
-            search_attributes: Default::default(),
-            deadline_millis: None,
-            traceparent: String::new(),
-            parent_span_id: 0,
-            shard: 0,
-        })));
+        let start = saga::Start::plain(&records.plan);
+        records.happens(&saga::Command::Start(Box::new(start)));
         let action = pb::Direction::Action;
         let token = records.state.newest_attempt(0, action).expect("one").1;
         // There the attempt ran out of time; the next one is due later.

@@ -373,16 +373,7 @@ mod tests {
         let registered = engine.change(Command::Definition(definition, register));
         registered.await.expect("registered");
         let stream = saga_stream("s");
-        let start = saga::Start {
-            plan,
-            version_chosen: false,
-            input: Default::default(),
-            search_attributes: Default::default(),
-            deadline_millis: None,
-            traceparent: String::new(),
-            parent_span_id: 0,
-            shard: ownership::ONLY,
-        };
+        let start = saga::Start::plain(&plan);
         let start = saga::Command::Start(Box::new(start));
         let started = engine.ask(stream.clone(), start, false).await;
         started.expect("started");

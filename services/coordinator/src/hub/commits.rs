@@ -22,11 +22,7 @@ impl Hub {
         state: &SagaState,
         now: i64,
     ) {
-        if self.has_watchers() {
-            self.recorded(stream, version);
-        }
-        if state.has_ended() {
-            self.ended(stream, state);
+        if !self.goes_on(stream, version, state) {
             return;
         }
         let Some(plan) = state.plan() else {
@@ -78,14 +74,20 @@ impl Hub {
         state: &SagaState,
         now: i64,
     ) {
+        if self.goes_on(stream, version, state) {
+            self.recovered(stream, state, &HashSet::new(), now);
+        }
+    }
+
+    /// Tells those who follow a saga of an event; whether the saga goes on.
+    fn goes_on(&mut self, stream: &StreamId, version: u64, state: &SagaState) -> bool {
         if self.has_watchers() {
             self.recorded(stream, version);
         }
         if state.has_ended() {
             self.ended(stream, state);
-        } else {
-            self.recovered(stream, state, &HashSet::new(), now);
         }
+        !state.has_ended()
     }
 
     /// A saga of a shard is being asked for, to be taken in with [`Hub::resume`].

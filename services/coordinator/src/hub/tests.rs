@@ -66,18 +66,8 @@ impl Bench {
 
     /// How the saga of this number starts.
     fn started(&self, number: u64) -> (SagaEvent, SagaState) {
-        let start = Start {
-            plan: Arc::clone(&self.plan),
-            version_chosen: false,
-            input: Default::default(),
-            search_attributes: Default::default(),
-            deadline_millis: None,
-            traceparent: String::new(),
-            parent_span_id: 0,
-            shard: 0,
-        };
         let mut state = SagaState::new();
-        let start = saga::Command::Start(Box::new(start));
+        let start = saga::Command::Start(Box::new(Start::plain(&self.plan)));
         let event = self.decided(&mut state, &start, number << 32);
         (event, state)
     }

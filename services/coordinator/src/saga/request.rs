@@ -113,6 +113,23 @@ pub struct Start {
     pub shard: i64,
 }
 
+#[cfg(test)]
+impl Start {
+    /// A start with nothing but its plan.
+    pub(crate) fn plain(plan: &Arc<Plan>) -> Self {
+        Self {
+            plan: Arc::clone(plan),
+            version_chosen: false,
+            input: BTreeMap::new(),
+            search_attributes: BTreeMap::new(),
+            deadline_millis: None,
+            traceparent: String::new(),
+            parent_span_id: 0,
+            shard: 0,
+        }
+    }
+}
+
 /// Why a command changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -5,7 +5,7 @@ use sagamesh_api::saga::v1::saga_service_client::SagaServiceClient;
 use sagamesh_api::saga::v1::{GetSagaRequest, StartSagaRequest};
 use sagamesh_api::shop::orders::v1::order_service_client::OrderServiceClient;
 use sagamesh_api::shop::orders::v1::{
-    GetOrderRequest, OrderStatus, PlaceOrderRequest, WatchOrderRequest,
+    GetOrderRequest, OrderStatus, PlaceOrderRequest, WatchOrderRequest, WatchOrderResponse,
 };
 use serde_json::json;
 
@@ -173,6 +173,23 @@ async fn grpc_and_grpc_web_on_the_same_port() -> Outcome {
     Ok(())
 }
 
+/// Watches an order over gRPC.
+async fn watch(
+    rig: &Rig,
+    order_id: String,
+    token: &str,
+) -> Result<tonic::Streaming<WatchOrderResponse>, tonic::Status> {
+    let connected = OrderServiceClient::connect(format!("http://{}", rig.address)).await;
+    let mut request = tonic::Request::new(WatchOrderRequest {
+        order_id,
+        customer_id: String::new(),
+    });
+    let bearer = format!("Bearer {token}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", bearer);
+    let answer = connected.expect("connected").watch_order(request).await?;
+    Ok(answer.into_inner())
+}
+
 #[tokio::test]
 async fn long_answers_end_when_the_gateway_shuts_down() -> Outcome {
     let rig = Rig::start(&["--drain-timeout", "30s"]).await;
@@ -181,15 +198,7 @@ async fn long_answers_end_when_the_gateway_shuts_down() -> Outcome {
     let events_path = format!("{path}/events");
     let id = path.rsplit('/').next().ok_or("an id")?.to_owned();
 
-    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
-    let mut request = tonic::Request::new(WatchOrderRequest {
-        order_id: id,
-        customer_id: String::new(),
-    });
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer {token}").parse()?);
-    let mut watch = client.watch_order(request).await?.into_inner();
+    let mut watch = watch(&rig, id, &token).await?;
     watch.message().await?.ok_or("the order as it is")?;
 
     let bearer = format!("Bearer {token}");
@@ -231,17 +240,9 @@ async fn long_answers_end_with_the_token() -> Outcome {
     claims["exp"] = json!(jsonwebtoken::get_current_timestamp() - 2);
     let token = rig.sign(&claims);
 
-    let mut client = OrderServiceClient::connect(format!("http://{}", rig.address)).await?;
-    let mut request = tonic::Request::new(WatchOrderRequest {
-        order_id: id,
-        customer_id: String::new(),
-    });
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer {token}").parse()?);
     let events_path = format!("{path}/events");
     let watched = async {
-        let mut watch = client.watch_order(request).await?.into_inner();
+        let mut watch = watch(&rig, id, &token).await?;
         watch.message().await?;
         watch.message().await
     };

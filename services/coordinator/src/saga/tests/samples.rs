@@ -130,14 +130,10 @@ pub(super) fn chain() -> Arc<Plan> {
 
 pub(super) fn start(plan: &Arc<Plan>) -> Start {
     Start {
-        plan: Arc::clone(plan),
-        version_chosen: false,
         input: BTreeMap::from([("x".to_owned(), text("1")), ("y".to_owned(), text("2"))]),
         search_attributes: BTreeMap::from([("customer".to_owned(), "7".to_owned())]),
-        deadline_millis: None,
         traceparent: "00-1-2-01".into(),
-        parent_span_id: 0,
-        shard: 0,
+        ..Start::plain(plan)
     }
 }
 
